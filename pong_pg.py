@@ -1,0 +1,1044 @@
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["numpy", "tqdm", "gymnasium>=1.0", "ale-py>=0.10"]
+# ///
+"""Learn Atari Pong from pixels: a two-layer policy network and REINFORCE, in plain numpy.
+
+    python pong_pg.py                            # train from scratch, until Ctrl-C
+    python pong_pg.py --resume                   # go on from save.p
+    python pong_pg.py --evaluate 1 --render      # watch the agent in save.p play a game
+    python pong_pg.py --evaluate 100             # how good is it?
+    python pong_pg.py --seed 1 --log pong.csv    # a run that can be repeated and plotted
+
+The method and its names are those of Andrej Karpathy, "Deep Reinforcement Learning: Pong from
+Pixels" (2016), http://karpathy.github.io/2016/05/31/rl/ ("the blog post" below). The file reads in
+the order in which data flows: environment, preprocessing, policy, returns, update, one game; then
+the machinery: worker processes, checkpoint, log, training and evaluation, command line.
+"""
+
+import os
+import signal
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+                if hasattr(signal, name)]  # fmt: skip
+
+
+def on_stop_signals(handler):
+    for number in STOP_SIGNALS:  # nohup has SIGHUP ignored, and so it stays
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":  # during the imports below a signal ends the script at once
+    on_stop_signals(lambda number, _: os._exit(128 + number))
+
+import argparse
+import collections
+import contextlib
+import csv
+import functools
+import hashlib
+import importlib.metadata
+import io
+import itertools
+import math
+import multiprocessing
+import pickle
+import platform
+import reprlib
+import secrets
+import shutil
+import struct
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+
+try:
+    import numpy as np
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    print("pong_pg: numpy is missing: python -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
+
+__version__ = "1.0.0"
+
+# hyperparameters
+H = 200  # number of hidden units
+batch_size = 10  # games played for one parameter update
+learning_rate = 1e-4
+gamma = 0.99  # discount factor of the rewards
+decay_rate = 0.99  # of RMSProp's running mean of squared gradients
+resume = False  # go on from the checkpoint?
+render = False  # show the game in a window?
+
+D = 80 * 80  # input dimensionality: the pixels of a preprocessed frame
+UP, DOWN = 2, 3  # the two actions of Pong that the policy chooses from
+MAX_STEPS = 10_000  # of a game
+
+
+class SetupError(Exception):
+    """Something that the environment needs is missing; the message says what to type."""
+
+
+class UsageError(ValueError):
+    """The command line does not fit the checkpoint, the file system or itself."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or a log cannot be used; the message says what was expected and found."""
+
+
+class WorkersLost(Exception):
+    """Worker processes keep dying."""
+
+
+class Stopped(Exception):
+    """A signal asked for the end; `args[0]` is its number."""
+
+
+# ---- environment --------------------------------------------------------------------------------
+
+
+class Pong:
+    """Gym's Pong-v0, the same on gym 0.21 and on gymnasium, with its chance in our hands.
+
+    Pong-v0 holds an action for 2, 3 or 4 emulator frames, drawn evenly, and is sticky: at every
+    frame the emulator carries out the last action once more with probability 0.25 (Machado et al.,
+    "Revisiting the Arcade Learning Environment", 2018, section 5). Here both draws come from the
+    caller's generator and the emulator's own chance is off, so that a game depends on nothing else:
+    not on the version of the emulator, nor on the games played before.
+    """
+
+    def __init__(self, show: bool = False):
+        """Opens the emulator, with a window if `show`. Raises SetupError where it cannot."""
+        gym = import_gym()
+        options = {"frameskip": 1, "repeat_action_probability": 0.0}
+        if show:
+            check_display()
+            options["render_mode"] = "human"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they say that Pong-v0 is old; it is the blog post's
+            try:
+                self.ale = gym.make("Pong-v0", **options).unwrapped.ale
+            except Exception as error:
+                if "Unable to find" in str(error) or "ROM" in str(error):
+                    raise SetupError(
+                        "the ROM of Pong is missing: AutoROM --accept-license (README: 'The ROM')"
+                    ) from error
+                raise SetupError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
+        self.frame = np.empty((210, 160, 3), np.uint8)  # used again for every step
+
+    def reset(self) -> np.ndarray:
+        """Starts a game. Gives its first frame, (210, 160, 3) uint8."""
+        self.ale.reset_game()
+        self.carried_out = 0  # the action that the emulator carried out last
+        self.ale.getScreenRGB(self.frame)
+        return self.frame
+
+    def step(self, action: int, rng: np.random.Generator):
+        """Holds `action` for 2 to 4 sticky frames. Gives (frame, reward, is the game over?)."""
+        reward = 0.0
+        for _ in range(rng.integers(2, 5)):
+            if rng.random() >= 0.25:
+                self.carried_out = action
+            reward += self.ale.act(self.carried_out)
+        self.ale.getScreenRGB(self.frame)
+        return self.frame, reward, self.ale.game_over()
+
+
+def import_gym():
+    """gymnasium where today's ale-py is installed, else gym 0.21."""
+    install = "python -m pip install -r requirements.txt"
+    gymnasium, gym, ale_py = map(import_or_none, ("gymnasium", "gym", "ale_py"))
+    if gymnasium is None and gym is None:
+        raise SetupError(f"neither gymnasium nor gym is installed: {install}")
+    if ale_py is None:
+        raise SetupError(f"ale-py, the Atari emulator, is not installed: {install}")
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    if gymnasium is not None and hasattr(gymnasium, "register_envs"):
+        gymnasium.register_envs(ale_py)
+        return gymnasium
+    if gym is not None and gym.__version__.startswith("0.21."):
+        return gym
+    found = f"gymnasium {gymnasium.__version__}" if gym is None else f"gym {gym.__version__}"
+    raise SetupError(f"{found} does not serve, gym 0.21 or gymnasium 1.0 would: {install}")
+
+
+def import_or_none(name):
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+def check_display():
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, names)):
+        raise SetupError("--render needs a display and found none: " + ", ".join(names) + " are unset")
+
+
+# ---- preprocessing ------------------------------------------------------------------------------
+
+
+def prepro(frame: np.ndarray) -> np.ndarray:
+    """(210, 160, 3) uint8 frame -> (6400,) int8 of 0 and 1: what is not background.
+
+    Crops the field (rows 35 to 194), takes every second pixel of its red channel and erases the two
+    backgrounds, 144 and 109. The frame is not modified. Blog post, `prepro`.
+    """
+    red = frame[35:195:2, ::2, 0].copy()
+    paddles_and_ball = (red != 144) & (red != 109) & (red != 0)
+    return paddles_and_ball.ravel().view(np.int8)
+
+
+# ---- policy -------------------------------------------------------------------------------------
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)) of a float or an array, with no overflow at any x."""
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def init_model(rng: np.random.Generator) -> dict:
+    """{"W1": (H, D), "W2": (H,)} float64, normal with variance 1 / inputs ("Xavier").
+
+    W1 is kept in Fortran order: `W1.T[pixels]` then reads whole rows of memory.
+    """
+    W1 = rng.standard_normal((H, D)) / np.sqrt(D)
+    W2 = rng.standard_normal(H) / np.sqrt(H)
+    return {"W1": np.asfortranarray(W1), "W2": W2}
+
+
+def policy_forward(model: dict, x: np.ndarray):
+    """x (D,) int8 or float -> (p, h): the probability of UP, and the hidden state (H,) float64.
+
+    h = max(0, W1 x), p = sigmoid(W2 . h). Some 33 of the 6400 inputs are not 0, so that only their
+    columns of W1 are read.
+    """
+    on = x.nonzero()[0]
+    h = np.dot(x[on].astype(np.float64), model["W1"].T.take(on, axis=0))
+    np.maximum(h, 0.0, out=h)  # ReLU
+    return float(sigmoid(np.dot(model["W2"], h))), h
+
+
+def policy_backward(model: dict, epx: np.ndarray, eph: np.ndarray, epdlogp: np.ndarray) -> dict:
+    """Policy gradient of one game: {"W1": (H, D), "W2": (H,)} float64, summed over its T steps.
+
+    epx (T, D) are the inputs, eph (T, H) the hidden states and epdlogp (T,) the gradients of
+    log-probability, y - p, already multiplied by the standardised returns (the advantage):
+
+        dW2 = sum_t epdlogp_t h_t,    dW1 = sum_t (epdlogp_t W2 * [h_t > 0]) x_t^T
+
+    In a block of 64 steps only a few hundred pixels move, and only they take part in the product.
+    """
+    dW1 = np.zeros(model["W1"].shape[::-1])  # transposed, for its rows to be whole in memory
+    for start in range(0, len(epx), 64):
+        block = slice(start, start + 64)
+        x = epx[block]
+        moved = (x != 0).any(axis=0).nonzero()[0]
+        dh = np.outer(epdlogp[block], model["W2"])
+        dh[eph[block] <= 0] = 0.0  # backpropagate through the ReLU
+        dW1[moved] += np.dot(x[:, moved].T.astype(np.float64), dh)
+    return {"W1": dW1.T, "W2": np.dot(epdlogp, eph)}
+
+
+# ---- returns ------------------------------------------------------------------------------------
+
+
+def discount_rewards(rewards, gamma: float = gamma) -> np.ndarray:
+    """Rewards (T,) -> returns (T,) float64: R_t = r_t + gamma R_(t+1).
+
+    The sum starts anew at every reward that is not 0: there a point was scored, and what comes
+    after it is another rally (specific to Pong). Blog post, `discount_rewards`.
+    """
+    returns = []
+    running_add = 0.0
+    for reward in reversed(np.asarray(rewards, dtype=np.float64).tolist()):
+        running_add = reward + gamma * running_add if reward == 0 else reward
+        returns.append(running_add)
+    return np.array(returns[::-1], dtype=np.float64)
+
+
+def standardise(returns: np.ndarray) -> np.ndarray:
+    """(returns - mean) / standard deviation; zeros where a game of no points has no deviation."""
+    centred = returns - np.mean(returns)
+    deviation = np.std(returns)
+    return centred / deviation if deviation > 0 else np.zeros_like(centred)
+
+
+# ---- RMSProp ------------------------------------------------------------------------------------
+
+
+def rmsprop_update(model, grad, cache, learning_rate, decay_rate):
+    """One step of gradient ascent on `model`, in place; `cache` is the mean of squared gradients.
+
+    cache = decay_rate cache + (1 - decay_rate) g^2;  W += learning_rate g / (sqrt(cache) + 1e-5).
+    All three are {"W1": (H, D), "W2": (H,)} float64. Hinton, Coursera lecture 6e (2012).
+    """
+    for name, g in grad.items():
+        cache[name] *= decay_rate
+        cache[name] += (1 - decay_rate) * g**2
+        model[name] += learning_rate * g / (np.sqrt(cache[name]) + 1e-5)
+
+
+# ---- one game -----------------------------------------------------------------------------------
+
+
+def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point=None):
+    """Plays a game with the policy. Gives what the gradient needs, of its T steps:
+
+    epx (T, D) int8, eph (T, H) float64, epdlogp (T,) float64 (y - p, "the gradient that encourages
+    the action that was taken to be taken"), and rewards, a list of T floats. `on_point(reward)` is
+    called as a point is scored. The game is a function of model and rng alone.
+    """
+    epx = np.empty((MAX_STEPS, D), np.int8)  # memory is only taken up by the steps played
+    eph = np.empty((MAX_STEPS, len(model["W2"])))
+    epdlogp, rewards = [], []
+    previous, current, done = None, prepro(pong.reset()), False
+    while not done and len(rewards) < MAX_STEPS:
+        x, t = epx[len(rewards)], len(rewards)
+        if previous is None:
+            x[:] = 0
+        else:
+            np.subtract(current, previous, out=x)  # the input is what moved
+        p, eph[t] = policy_forward(model, x)
+        up = rng.random() < p  # sample an action
+        epdlogp.append(up - p)
+        frame, reward, done = pong.step(UP if up else DOWN, rng)
+        rewards.append(reward)
+        if reward != 0 and on_point:
+            on_point(reward)
+        previous, current = current, prepro(frame)
+    T = len(rewards)
+    return epx[:T], eph[:T], np.array(epdlogp), rewards
+
+
+def game_gradient(model: dict, played, gamma: float) -> dict:
+    """The policy gradient of what `play_game` gives."""
+    epx, eph, epdlogp, rewards = played
+    advantage = standardise(discount_rewards(rewards, gamma))
+    return policy_backward(model, epx, eph, epdlogp * advantage)
+
+
+# ---- one batch over the workers -----------------------------------------------------------------
+
+
+class Game:
+    """What remains of a game: `rewards` of its points, `steps`, and the gradient it adds."""
+
+    def __init__(self, rewards, steps):
+        self.rewards, self.steps, self.gradient = rewards, steps, None
+        self.total = sum(rewards)
+
+    def add_gradient(self, grad_buffer: dict):
+        """Adds the gradient, which travelled as the pixels that moved, to that of the batch."""
+        moved, dW1, dW2 = self.gradient
+        grad_buffer["W1"].T[moved] += dW1
+        grad_buffer["W2"] += dW2
+
+
+class Workers:
+    """Processes that play the games of a batch, through a `concurrent.futures` executor.
+
+    Weights and gradients, megabytes each, travel through memory that all processes share, and only
+    the numbers of games through the executor's queues: a worker that is killed while it sends can
+    then neither block nor garble anything. Record 0 of that memory holds the weights; each of the
+    others takes the gradient of one game at a time.
+    """
+
+    def __init__(self, count: int, model: dict, stopped: list, args):
+        """`stopped` fills with the numbers of signals; `args.render` shows the games of one."""
+        show, live = args.render, args.render and not args.quiet
+        self.count, self.stopped = 1 if show else count, stopped
+        self.slots = range(1, 2 if show else count + 2)  # one game waits, so that no worker does
+        self.context = multiprocessing.get_context("spawn")
+        shape = model["W1"].shape
+        memory = self.context.RawArray("B", (len(self.slots) + 1) * record_type(shape).itemsize)
+        self.records = np.frombuffer(memory, record_type(shape))
+        self.setup = memory, shape, show, live
+        self.start()
+
+    def start(self):
+        self.executor = ProcessPoolExecutor(self.count, self.context, start_worker, self.setup)
+
+    def play(self, model: dict, seeds, gamma=None):
+        """Gives the games of `seeds`, in their order; without a gamma they have no gradient.
+
+        A game is a pure function of weights and seed, so that the games of a worker that died are
+        simply played again. Raises Stopped on a signal, WorkersLost when workers die on and on.
+        """
+        self.records[0]["W1"], self.records[0]["W2"] = model["W1"].T, model["W2"]
+        todo, playing, played = collections.deque(seeds), {}, {}
+        free, deaths = list(self.slots), 0
+        for seed in list(seeds):
+            while seed not in played:
+                try:
+                    while todo and free:
+                        with signals_held_back():  # a worker inherits that, and dies only with us
+                            future = self.executor.submit(play_in_worker, todo[0], free[-1], gamma)
+                        playing[future] = todo.popleft(), free.pop()
+                    for future in wait(playing, 0.1, FIRST_COMPLETED).done:
+                        game = future.result()
+                        number, slot = playing.pop(future)
+                        if gamma is not None:
+                            record = self.records[slot]
+                            moved = record["moved"].nonzero()[0]
+                            game.gradient = moved, record["W1"][moved], record["W2"].copy()
+                        played[number] = game
+                        free.append(slot)
+                except BrokenProcessPool:
+                    deaths += 1
+                    if deaths > 10:
+                        raise WorkersLost("worker processes die again and again") from None
+                    todo.extendleft(sorted((number for number, _ in playing.values()), reverse=True))
+                    playing, free = {}, list(self.slots)
+                    self.close()
+                    self.start()
+                if self.stopped:
+                    raise Stopped(self.stopped[0])
+            yield played.pop(seed)
+
+    def close(self):
+        for process in multiprocessing.active_children():
+            process.kill()  # there is nothing in a worker to lose
+        self.executor.shutdown()
+
+
+def record_type(shape):
+    H, D = shape
+    return np.dtype([("W1", "f8", (D, H)), ("W2", "f8", H), ("moved", "?", D)], align=True)
+
+
+@contextlib.contextmanager
+def signals_held_back():
+    """Has signals wait; a process that starts meanwhile never gets them (Windows: no such thing)."""
+    if hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
+
+
+def start_worker(memory, shape, show, live):
+    """In a new worker process: what it keeps between games."""
+    global worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    worker = np.frombuffer(memory, record_type(shape)), show, live
+
+
+def end_with_parent():
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+open_pong = functools.lru_cache(maxsize=None)(Pong)  # once a process
+
+
+def play_in_worker(seed, slot, gamma):
+    records, show, live = worker
+    model = {"W1": records[0]["W1"].T, "W2": records[0]["W2"]}
+    on_point = functools.partial(print_point, seed[1]) if live else None
+    played = play_game(open_pong(show), model, np.random.default_rng(seed), on_point)
+    epx, rewards = played[0], played[-1]
+    if gamma is not None:
+        gradient, record = game_gradient(model, played, gamma), records[slot]
+        moved = record["moved"] = np.bitwise_or.reduce(epx, axis=0) != 0
+        record["W1"][moved] = gradient["W1"].T[moved]
+        record["W2"] = gradient["W2"]
+    return Game([reward for reward in rewards if reward != 0], len(rewards))
+
+
+# ---- checkpoint ---------------------------------------------------------------------------------
+
+
+def save_checkpoint(path, model: dict, state: dict):
+    """Writes `path` anew: at every instant it is the old checkpoint or the new one, whole.
+
+    The file is a pickle of the model alone, which any other Pong from Pixels script can read, a
+    pickle of the state (see `new_state`), and the SHA-256 of both. Its bytes depend on model and
+    state alone. Raises OSError, with the old file intact, when it cannot be written.
+    """
+    plain = {name: np.array(model[name], np.float64, order="C") for name in ("W1", "W2")}
+    cache = {name: c.astype("<f8").tobytes() for name, c in state["rmsprop_cache"].items()}
+    data = pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
+    data += pickle.dumps({**state, "rmsprop_cache": cache}, 3)
+    write_atomically(path, data + hashlib.sha256(data).digest())
+
+
+def load_checkpoint(path):
+    """Gives (model, state) of a checkpoint; state is None for a file that holds just a model.
+
+    The file may come from anywhere: nothing in it is run. Raises CheckpointError, which says what
+    is wrong with it.
+    """
+    try:
+        if not os.path.isfile(path):
+            raise CheckpointError("is not there" if not os.path.exists(path) else "is not a file")
+        size, most = os.path.getsize(path), 4 * 8 * H * (D + 1) + 2**20
+        if size > most:
+            raise CheckpointError(f"has {size} bytes, expected at most {most}")
+        with open(path, "rb") as file:
+            data = io.BytesIO(file.read(most))
+        model = read_model(SafeUnpickler(data, ARRAY_NAMES).load())
+        if data.tell() == size:
+            return model, None
+        everything = data.getbuffer()
+        if hashlib.sha256(everything[:-32]).digest() != everything[-32:]:
+            raise CheckpointError("is damaged: its checksum does not match")
+        state = read_state(SafeUnpickler(data, {}).load(), model)
+        if data.tell() != size - 32:
+            raise CheckpointError("has something behind its second pickle")
+        return model, state
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+    except Exception as error:  # whatever a hostile pickle leads to
+        reason = " ".join(f"{type(error).__name__} {error}"[:200].split())
+        raise CheckpointError(f"{path} is not a checkpoint: {reason}") from None
+
+
+class SafeUnpickler(pickle._Unpickler):
+    """The standard library's unpickler in Python, for a pickle that may be hostile.
+
+    The globals a pickle names are looked up in `names` and nowhere else.
+    """
+
+    class Fuse(dict):
+        """Opcodes: an honest checkpoint has 100 or so. This stops the bombs of a million."""
+
+        left = 1000
+
+        def __getitem__(self, opcode):
+            self.left -= 1
+            if self.left < 0:
+                raise pickle.UnpicklingError("too many opcodes")
+            return super().__getitem__(opcode)
+
+    def __init__(self, file, names):
+        super().__init__(file, encoding="latin-1")  # Python 2 pickled an array's bytes as a string
+        self.names = names
+        self.dispatch = self.Fuse(pickle._Unpickler.dispatch)
+        self.dispatch[pickle.BYTEARRAY8[0]] = SafeUnpickler.load_bytearray
+
+    def load_bytearray(self):  # the library's takes the memory that is claimed before it reads
+        self.append(self.read(struct.unpack("<Q", self.read(8))[0]))
+
+    def find_class(self, module, name):
+        name = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+        if name not in self.names:
+            raise pickle.UnpicklingError(f"it names {name[:80]!r}, which no checkpoint needs")
+        return self.names[name]()
+
+
+class PickledDtype:
+    def __init__(self, code, *_):
+        self.code = code
+
+    def __setstate__(self, state):
+        self.code = state[1] + self.code  # "<" + "f8"
+
+
+class PickledArray:
+    """What the pickle of an array says of it, with nothing done about it."""
+
+    def __setstate__(self, state):
+        _, self.shape, self.dtype, self.fortran, self.data = state
+
+
+def pickled_array_5(data, dtype, shape, order):  # protocol 5 pickles arrays in one call
+    array = PickledArray()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
+def pickled_bytes(text, encoding):  # protocols 0 to 2 write bytes as text
+    if encoding != "latin1":
+        raise ValueError("bytes in another encoding than latin1")
+    return text.encode("latin-1")
+
+
+# For each name that the pickle of an array contains, what gives a stand-in for it: a new function,
+# so that a pickle cannot even change the stand-ins of the next.
+ARRAY_NAMES = {
+    "numpy.core.multiarray._reconstruct": lambda: lambda *_: PickledArray(),
+    "numpy.core.numeric._frombuffer": lambda: lambda *args: pickled_array_5(*args),
+    "numpy.ndarray": lambda: None,
+    "numpy.dtype": lambda: lambda *args: PickledDtype(*args),
+    "_codecs.encode": lambda: lambda *args: pickled_bytes(*args),
+}
+
+
+def read_model(pickled) -> dict:
+    expected = {"W1": (H, D), "W2": (H,)}
+    if not isinstance(pickled, dict) or pickled.keys() != expected.keys():
+        raise CheckpointError(f"holds {brief(pickled)}, expected a dict of W1 and W2")
+    return {name: read_array(name, pickled[name], shape) for name, shape in expected.items()}
+
+
+def read_array(name, pickled, shape) -> np.ndarray:
+    if not isinstance(pickled, PickledArray):
+        raise CheckpointError(f"has {brief(pickled)} for {name}, expected an array")
+    if pickled.shape != shape:
+        raise CheckpointError(f"has {name} of shape {brief(pickled.shape)}, expected {shape}")
+    dtype = getattr(pickled.dtype, "code", None)
+    if dtype not in ("<f8", ">f8"):
+        raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
+    data = pickled.data.encode("latin-1") if isinstance(pickled.data, str) else pickled.data
+    return read_floats(name, data, shape, dtype, "F" if pickled.fortran else "C")
+
+
+def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
+    size = 8 * math.prod(shape)
+    if not isinstance(data, (bytes, bytearray)) or len(data) != size:
+        raise CheckpointError(f"has {brief(data)} for {name}, expected {size} bytes")
+    array = np.frombuffer(data, dtype).reshape(shape, order=order)
+    if not np.isfinite(array).all():
+        raise CheckpointError(f"has numbers in {name} that are not finite")
+    return np.array(array, np.float64, order="F")
+
+
+def brief(value) -> str:
+    return f"{len(value)} bytes" if isinstance(value, (bytes, bytearray)) else reprlib.repr(value)
+
+
+def new_state(seed: int, hyperparameters: dict) -> dict:
+    """The state of a run of no games yet; in a checkpoint its arrays are little-endian bytes."""
+    return {
+        "format": 1,
+        "seed": seed,
+        "games": 0,
+        "running_mean": 0.0,
+        "hyperparameters": hyperparameters,
+        "rmsprop_cache": {"W1": np.zeros((H, D), order="F"), "W2": np.zeros(H)},
+    }
+
+
+def read_state(pickled, model) -> dict:
+    like = new_state(0, {name: globals()[name] for name in HYPERPARAMETERS})
+    check_alike("its state", pickled, like)
+    if pickled["format"] != like["format"]:
+        raise CheckpointError("was written by another version of this script")
+    check_alike("its hyperparameters", pickled["hyperparameters"], like["hyperparameters"])
+    for name, check in HYPERPARAMETERS.items():
+        try:
+            check(pickled["hyperparameters"][name])
+        except argparse.ArgumentTypeError as error:
+            raise CheckpointError(f"has a {name} that cannot be: {error}") from None
+    if pickled["seed"] < 0 or pickled["games"] < 0 or not math.isfinite(pickled["running_mean"]):
+        raise CheckpointError("has a seed, number of games or running mean that cannot be")
+    check_alike("its RMSProp cache", pickled["rmsprop_cache"], {"W1": b"", "W2": b""})
+    cache = {
+        name: read_floats(f"the cache of {name}", data, model[name].shape)
+        for name, data in pickled["rmsprop_cache"].items()
+    }
+    if any((c < 0).any() for c in cache.values()):
+        raise CheckpointError("has negative numbers in its RMSProp cache")
+    return {**pickled, "rmsprop_cache": cache}
+
+
+def check_alike(what, pickled, like):
+    """Has `pickled` the keys of the dict `like`, and are its values of the same types?"""
+    if not isinstance(pickled, dict) or pickled.keys() != like.keys():
+        raise CheckpointError(f"holds {brief(pickled)} as {what}, expected {', '.join(like)}")
+    for name, value in like.items():
+        if type(pickled[name]) is not type(value):
+            found, expected = brief(pickled[name]), type(value).__name__
+            raise CheckpointError(f"has {found} as {name} of {what}, expected {expected}")
+
+
+def write_atomically(path, data: bytes):
+    path = os.path.realpath(path)
+    temporary = path + ".tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+    sync_folder(path)
+
+
+def sync_folder(path):
+    """Makes a rename last through a power failure (Windows opens no folders)."""
+    if os.name == "posix":
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def free_name(path) -> str:
+    """The first of path.1, path.2, ... that is free."""
+    return next(f"{path}.{n}" for n in itertools.count(1) if not os.path.lexists(f"{path}.{n}"))
+
+
+def keep(path):
+    """Gives the file at `path`, if there is one, a second name that nothing overwrites."""
+    while os.path.exists(path):
+        try:
+            os.link(path, free_name(path))
+            return
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without links
+            shutil.copy2(path, path + ".tmp")
+            os.rename(path + ".tmp", free_name(path))
+            return
+
+
+# ---- log ----------------------------------------------------------------------------------------
+
+LOG_COLUMNS = ["episode", "reward", "running_mean", "steps", "seconds"]
+
+
+def read_log(path, games: int) -> list:
+    """The rows of the first `games` games of a log; a last line that a kill cut short is dropped."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        text = file.read()
+    rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    try:
+        if rows[:1] != [LOG_COLUMNS]:
+            raise ValueError(f"its first line is not {','.join(LOG_COLUMNS)}")
+        for row in rows[1:]:
+            episode, *numbers = row
+            int(episode), list(map(float, numbers))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a log of this script: {error}") from None
+    return [row for row in rows[1:] if int(row[0]) < games]
+
+
+class Log:
+    """A CSV row a game. What an earlier run left at `path` is kept until the first row is due."""
+
+    def __init__(self, path, resuming: bool, games: int):
+        self.path, self.resuming = path, resuming
+        self.rows = read_log(path, games) if path and resuming else []
+        self.started = time.monotonic() - (float(self.rows[-1][-1]) if self.rows else 0.0)
+        self.begun = False
+
+    def write(self, rows):
+        """Adds rows (episode, reward, running_mean, steps) of one batch."""
+        if not self.path:
+            return
+        seconds = f"{time.monotonic() - self.started:.3f}"
+        lines = [",".join([*map(str, row), seconds]) for row in rows]
+        if not self.begun:
+            if not self.resuming:
+                keep(self.path)
+            old = [",".join(row) for row in [LOG_COLUMNS, *self.rows]]
+            write_atomically(self.path, "".join(line + "\n" for line in old + lines).encode())
+            self.begun = True
+        else:
+            with open(self.path, "a", newline="") as file:
+                file.write("".join(line + "\n" for line in lines))
+
+
+# ---- training and evaluation --------------------------------------------------------------------
+
+
+def print_point(number: int, reward: float):
+    mark = " !!!!!!!!" if reward > 0 else ""
+    print(f"ep {number}: game finished, reward: {reward}{mark}", flush=True)
+
+
+def start_run(args):
+    """Gives (model, state) to train, fresh or from the checkpoint, and says which."""
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    state = new_state(seed, {name: globals()[name] for name in HYPERPARAMETERS})
+    if args.resume:
+        model, found = load_checkpoint(args.save)
+        if found is None:
+            print(f"{args.save} holds a model alone: it goes on with a fresh RMSProp cache")
+        elif args.seed not in (None, found["seed"]):
+            raise UsageError(f"--seed {args.seed}: {args.save} is of a run of seed {found['seed']}")
+        state = found or state
+        print(f"resuming {args.save}: {describe(state)}")
+    else:
+        model = init_model(np.random.default_rng(seed))
+        print(f"training from scratch: seed {seed}")
+        announce_kept(args)
+    for name, old in state["hyperparameters"].items():
+        new = getattr(args, name)
+        if new not in (None, old):
+            state["hyperparameters"][name] = new
+            if args.resume:
+                print(f"{name} {new} replaces the checkpoint's {old}")
+    return model, state
+
+
+def describe(state) -> str:
+    return f"{state['games']} games, running mean {state['running_mean']:.2f}, seed {state['seed']}"
+
+
+def announce_kept(args):
+    """Says what a fresh run finds in its way, and what else could be done with it."""
+    if os.path.exists(args.save):
+        try:
+            state = load_checkpoint(args.save)[1]
+            holds = describe(state) if state else "a model of another script"
+        except CheckpointError as error:
+            holds = f"no checkpoint: {error}"
+        save = "" if args.save == "save.p" else f" --save {args.save}"
+        print(f"{args.save} ({holds}) will be kept as {free_name(args.save)}")
+        print(f"  to continue it: python pong_pg.py --resume{save}")
+        print(f"  to watch it:    python pong_pg.py --evaluate 1 --render{save}")
+    if args.log and os.path.exists(args.log):
+        print(f"{args.log} will be kept as {free_name(args.log)}")
+
+
+def train(args, stopped: list):
+    """Plays, learns and saves until `args.episodes` games are over or a signal is in `stopped`."""
+    model, state = start_run(args)
+    hyper, cache = state["hyperparameters"], state["rmsprop_cache"]
+    batch_size = hyper["batch_size"]
+    save_every = args.save_every or math.ceil(100 / batch_size) * batch_size
+    if save_every % batch_size:
+        raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
+    log = Log(args.log, args.resume, state["games"])
+    first = saved = state["games"]
+    kept = args.resume
+
+    def save():
+        nonlocal saved, kept
+        if state["games"] > saved:
+            if not kept:
+                keep(args.save)
+                kept = True
+            save_checkpoint(args.save, model, state)
+            saved = state["games"]
+            report.line(f"saved {args.save}: {describe(state)}")
+
+    report = Report(args)
+    workers = Workers(args.workers or min(usable_cores(), batch_size), model, stopped, args)
+    with contextlib.closing(workers), contextlib.closing(report):
+        try:
+            while args.episodes is None or state["games"] - first < args.episodes:
+                grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
+                running_mean, rows = state["running_mean"], []
+                seeds = [(state["seed"], state["games"] + i) for i in range(batch_size)]
+                for (_, k), game in zip(seeds, workers.play(model, seeds, hyper["gamma"])):
+                    game.add_gradient(grad_buffer)
+                    total = game.total
+                    running_mean = total if k == 0 else 0.99 * running_mean + 0.01 * total
+                    rows.append((k, total, running_mean, game.steps))
+                    report.game(k, game, running_mean)
+                rmsprop_update(
+                    model, grad_buffer, cache, hyper["learning_rate"], hyper["decay_rate"]
+                )
+                state["games"] += batch_size
+                state["running_mean"] = running_mean
+                log.write(rows)
+                if state["games"] // save_every > saved // save_every:
+                    save()
+        except (Stopped, WorkersLost, OSError):
+            save()
+            raise
+        save()
+
+
+def evaluate(args, stopped: list):
+    """Plays `args.evaluate` games with the checkpoint's policy frozen, and sums them up."""
+    model, _ = load_checkpoint(args.save)
+    seed = args.seed
+    if seed is None:
+        seed = secrets.randbits(32)
+        print(f"seed {seed}")
+    workers = Workers(args.workers or usable_cores(), model, stopped, args)
+    with contextlib.closing(workers):
+        totals = []
+        for k, game in enumerate(workers.play(model, [(seed, k, 1) for k in range(args.evaluate)])):
+            totals.append(game.total)
+            if not args.quiet:
+                print(f"game {k}: {game.total:+.0f} in {game.steps} steps", flush=True)
+    won = sum(total > 0 for total in totals)
+    mean, std = np.mean(totals), np.std(totals)
+    print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
+
+
+class Report:
+    """What a training run says of its games: a line a point and a game, or a bar."""
+
+    def __init__(self, args):
+        self.points = not args.render  # a worker that shows the game prints its points itself
+        self.bar, self.steps, self.began = None, 0, time.monotonic()
+        if args.quiet:
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                raise SetupError("--quiet needs tqdm: python -m pip install tqdm") from None
+            self.bar = tqdm(total=args.episodes, unit="game")
+
+    def line(self, text):
+        if self.bar is None:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
+
+    def game(self, number, game, running_mean):
+        if self.bar is not None:
+            self.steps += game.steps
+            rate = self.steps / (time.monotonic() - self.began)
+            self.bar.set_postfix_str(f"mean {running_mean:.2f}, {rate:.0f} steps/s", refresh=False)
+            self.bar.update()
+            return
+        for reward in game.rewards if self.points else []:
+            print_point(number, reward)
+        self.line(
+            f"resetting env. episode reward total was {game.total:f}. "
+            f"running mean: {running_mean:f}"
+        )
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# ---- command line -------------------------------------------------------------------------------
+
+
+def whole(least):
+    def check(text):
+        try:
+            if int(text) >= least:
+                return int(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+
+    return check
+
+
+def real(allowed, meaning):
+    def check(text):
+        try:
+            if allowed(float(text)):
+                return float(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
+
+    return check
+
+
+HYPERPARAMETERS = {
+    "batch_size": whole(1),
+    "learning_rate": real(lambda x: 0 < x < math.inf, "a number above 0"),
+    "gamma": real(lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "decay_rate": real(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"pong_pg: {message} (--help shows the flags)\n")
+
+
+def parse_arguments(argv=None):
+    parser = OneLineParser(
+        prog="pong_pg.py",
+        usage="python pong_pg.py [flags]",
+        description="Learn Atari Pong from pixels with REINFORCE, from scratch if no flag is given.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24, width=100),
+        allow_abbrev=False,
+    )
+    flag = parser.add_argument
+    N = {"type": whole(1), "metavar": "N"}
+    flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
+    flag("--render", action="store_true", default=render, help="show the game in a window")
+    flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
+    flag("--save-every", **N, help="games between checkpoints (default: 100, in whole batches)")
+    flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
+    flag("--seed", type=whole(0), metavar="N", help="the same seed gives the same run")
+    flag("--workers", **N, help="processes that play (default: one a core)")
+    for name, check in HYPERPARAMETERS.items():
+        text = f"{name.replace('_', ' ')} (default: {globals()[name]:g})"
+        kind = {"metavar": "N" if name == "batch_size" else "X", "type": check}
+        flag("--" + name.replace("_", "-"), **kind, help=text)
+    flag("--log", metavar="PATH", help="write a CSV row a game: " + ",".join(LOG_COLUMNS))
+    flag("--quiet", action="store_true", help="show a progress bar instead of a line a point")
+    flag("--evaluate", **N, help="play N games with the checkpoint's policy; learn nothing")
+    flag("--version", action="version", version=versions(), help="show the versions in use")
+    args = parser.parse_args(argv)
+    given = [name for name in (*HYPERPARAMETERS, "episodes", "save_every", "log")
+             if getattr(args, name) is not None]  # fmt: skip
+    if args.evaluate and given:
+        parser.error(f"--{given[0].replace('_', '-')} does not go with --evaluate")
+    return args
+
+
+def versions() -> str:
+    def version(name):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {importlib.metadata.version(name)}"
+
+    packages = filter(None, map(version, ("numpy", "gymnasium", "gym", "ale-py")))
+    return ", ".join([f"pong_pg {__version__}", f"Python {platform.python_version()}", *packages])
+
+
+def check_paths(args):
+    """Refuses, before hours are played, a checkpoint or log that could not be written."""
+    for path in filter(None, [args.save, args.log]):
+        folder = os.path.dirname(os.path.realpath(path))
+        if os.path.isdir(path):
+            raise UsageError(f"{path} is a folder, expected the name of a file")
+        if not os.path.isdir(folder):
+            raise UsageError(f"there is no folder {folder} for {path}: create it first")
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"{path} cannot be written: no permission in {folder}")
+    if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
+        raise UsageError("--log and --save name the same file")
+
+
+def main(argv=None) -> int:
+    """The script; gives its exit status."""
+    args = parse_arguments(argv)
+    stopped = []
+    on_stop_signals(lambda number, _: stopped.append(number))
+    # One BLAS thread in each worker, which reads these as it starts: two would round differently.
+    for library in ("OPENBLAS", "OMP", "MKL", "BLIS"):
+        os.environ[library + "_NUM_THREADS"] = "1"
+    os.environ["VECLIB_MAXIMUM_THREADS"] = "1"
+    try:
+        if args.render:
+            check_display()
+        if args.evaluate:
+            evaluate(args, stopped)
+        else:
+            check_paths(args)
+            train(args, stopped)
+    except Stopped as stop:
+        return 128 + stop.args[0]
+    except (UsageError, SetupError, CheckpointError) as error:
+        print(f"pong_pg: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (WorkersLost, OSError) as error:
+        print(f"pong_pg: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
