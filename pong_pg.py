@@ -131,12 +131,13 @@ class Pong:
                         "the ROM of Pong is missing: AutoROM --accept-license (README: 'The ROM')"
                     ) from error
                 raise SetupError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
+        self.buttons = self.ale.getMinimalActionSet()  # what Gym's actions 0 to 5 do: 2 is RIGHT
         self.frame = np.empty((210, 160, 3), np.uint8)  # used again for every step
 
     def reset(self) -> np.ndarray:
         """Starts a game. Gives its first frame, (210, 160, 3) uint8."""
         self.ale.reset_game()
-        self.carried_out = 0  # the action that the emulator carried out last
+        self.carried_out = self.buttons[0]  # what the emulator carried out last: nothing
         self.ale.getScreenRGB(self.frame)
         return self.frame
 
@@ -145,7 +146,7 @@ class Pong:
         reward = 0.0
         for _ in range(rng.integers(2, 5)):
             if rng.random() >= 0.25:
-                self.carried_out = action
+                self.carried_out = self.buttons[action]
             reward += self.ale.act(self.carried_out)
         self.ale.getScreenRGB(self.frame)
         return self.frame, reward, self.ale.game_over()
