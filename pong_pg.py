@@ -85,7 +85,7 @@ class SetupError(Exception):
     """Something that the environment needs is missing; the message says what to type."""
 
 
-class UsageError(ValueError):
+class UsageError(argparse.ArgumentTypeError):
     """The command line does not fit the checkpoint, the file system or itself."""
 
 
@@ -152,36 +152,6 @@ class Pong:
         return self.frame, reward, self.ale.game_over()
 
 
-def import_gym():
-    """gymnasium where today's ale-py is installed, else gym 0.21."""
-    install = "python -m pip install -r requirements.txt"
-    gymnasium, gym, ale_py = map(import_or_none, ("gymnasium", "gym", "ale_py"))
-    if gymnasium is None and gym is None:
-        raise SetupError(f"neither gymnasium nor gym is installed: {install}")
-    if ale_py is None:
-        raise SetupError(f"ale-py, the Atari emulator, is not installed: {install}")
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    if gymnasium is not None and hasattr(gymnasium, "register_envs"):
-        gymnasium.register_envs(ale_py)
-        return gymnasium
-    if gym is not None and gym.__version__.startswith("0.21."):
-        return gym
-    found = f"gymnasium {gymnasium.__version__}" if gym is None else f"gym {gym.__version__}"
-    raise SetupError(f"{found} does not serve, gym 0.21 or gymnasium 1.0 would: {install}")
-
-
-def import_or_none(name):
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(name)
-
-
-def check_display():
-    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, names)):
-        raise SetupError("--render needs a display and found none: " + ", ".join(names) + " are unset")
-
-
 # ---- preprocessing ------------------------------------------------------------------------------
 
 
@@ -220,7 +190,7 @@ def policy_forward(model: dict, x: np.ndarray):
     h = max(0, W1 x), p = sigmoid(W2 . h). Some 33 of the 6400 inputs are not 0, so that only their
     columns of W1 are read.
     """
-    on = x.nonzero()[0]
+    on = (x != 0).nonzero()[0]
     h = np.dot(x[on].astype(np.float64), model["W1"].T.take(on, axis=0))
     np.maximum(h, 0.0, out=h)  # ReLU
     return float(sigmoid(np.dot(model["W2"], h))), h
@@ -327,75 +297,80 @@ def game_gradient(model: dict, played, gamma: float) -> dict:
 
 # ---- one batch over the workers -----------------------------------------------------------------
 
+Game = collections.namedtuple("Game", "points steps gradient")  # the rewards of its points
 
-class Game:
-    """What remains of a game: `rewards` of its points, `steps`, and the gradient it adds."""
 
-    def __init__(self, rewards, steps):
-        self.rewards, self.steps, self.gradient = rewards, steps, None
-        self.total = sum(rewards)
+def play_batch(workers, model: dict, seeds, gamma: float, on_game) -> dict:
+    """Plays a game for each of `seeds`; gives the sum of their gradients, added in this order.
 
-    def add_gradient(self, grad_buffer: dict):
-        """Adds the gradient, which travelled as the pixels that moved, to that of the batch."""
-        moved, dW1, dW2 = self.gradient
+    `on_game(seed, game)` is called in this order too. Of dW1 only the columns of the pixels that
+    moved in the game travel.
+    """
+    grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
+    for seed, game in zip(seeds, workers.play(model, seeds, gamma)):
+        moved, dW1, dW2 = game.gradient
         grad_buffer["W1"].T[moved] += dW1
         grad_buffer["W2"] += dW2
+        on_game(seed, game)
+    return grad_buffer
 
 
 class Workers:
-    """Processes that play the games of a batch, through a `concurrent.futures` executor.
+    """Processes that play games, through a `concurrent.futures` executor.
 
-    Weights and gradients, megabytes each, travel through memory that all processes share, and only
-    the numbers of games through the executor's queues: a worker that is killed while it sends can
-    then neither block nor garble anything. Record 0 of that memory holds the weights; each of the
-    others takes the gradient of one game at a time.
+    Weights and gradients, megabytes each, travel in memory that all processes share, and only
+    seeds and points through the executor's queues: weights are sent once a batch, and a worker that
+    is killed as it sends can neither block nor garble anything. Record 0 of that memory holds the
+    weights, each other one the gradient of a game.
     """
 
-    def __init__(self, count: int, model: dict, stopped: list, args):
-        """`stopped` fills with the numbers of signals; `args.render` shows the games of one."""
-        show, live = args.render, args.render and not args.quiet
+    def __init__(self, count: int, model: dict, stopped=(), show=False, live=False):
+        """Has `count` processes at most. Numbers of signals appear in `stopped`. A worker shows
+        the game if `show` (there is one then), and prints points as they are scored if `live`."""
         self.count, self.stopped = 1 if show else count, stopped
-        self.slots = range(1, 2 if show else count + 2)  # one game waits, so that no worker does
+        self.slots = range(1, 2 if show else count + 2)  # a game waits, so that no worker has to
+        # BLAS reads these as a worker starts. On two threads it would be slower, and round in
+        # another way.
+        for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
+            os.environ[blas + "_THREADS"] = "1"
         self.context = multiprocessing.get_context("spawn")
-        shape = model["W1"].shape
-        memory = self.context.RawArray("B", (len(self.slots) + 1) * record_type(shape).itemsize)
-        self.records = np.frombuffer(memory, record_type(shape))
-        self.setup = memory, shape, show, live
+        records = record_type(model["W1"].shape)
+        memory = self.context.RawArray("B", (len(self.slots) + 1) * records.itemsize)
+        self.records = np.frombuffer(memory, records)
+        self.setup = memory, model["W1"].shape, show, live
         self.start()
 
     def start(self):
         self.executor = ProcessPoolExecutor(self.count, self.context, start_worker, self.setup)
 
     def play(self, model: dict, seeds, gamma=None):
-        """Gives the games of `seeds`, in their order; without a gamma they have no gradient.
+        """Yields a Game for each of `seeds`, in their order; without a gamma it has no gradient.
 
-        A game is a pure function of weights and seed, so that the games of a worker that died are
-        simply played again. Raises Stopped on a signal, WorkersLost when workers die on and on.
+        The games are dealt one by one. As a game is a function of weights and seed alone, those of
+        a worker that died are simply played again. Raises Stopped, SetupError and WorkersLost.
         """
-        self.records[0]["W1"], self.records[0]["W2"] = model["W1"].T, model["W2"]
+        self.records["W1"][0], self.records["W2"][0] = model["W1"].T, model["W2"]
         todo, playing, played = collections.deque(seeds), {}, {}
         free, deaths = list(self.slots), 0
-        for seed in list(seeds):
+        for seed in seeds:
             while seed not in played:
                 try:
                     while todo and free:
-                        with signals_held_back():  # a worker inherits that, and dies only with us
+                        with signals_held_back():
                             future = self.executor.submit(play_in_worker, todo[0], free[-1], gamma)
                         playing[future] = todo.popleft(), free.pop()
                     for future in wait(playing, 0.1, FIRST_COMPLETED).done:
-                        game = future.result()
+                        points, steps = future.result()
                         number, slot = playing.pop(future)
-                        if gamma is not None:
-                            record = self.records[slot]
-                            moved = record["moved"].nonzero()[0]
-                            game.gradient = moved, record["W1"][moved], record["W2"].copy()
-                        played[number] = game
+                        moved = self.records["moved"][slot].nonzero()[0]
+                        dW1, dW2 = self.records["W1"][slot][moved], self.records["W2"][slot].copy()
+                        played[number] = Game(points, steps, gamma and (moved, dW1, dW2))
                         free.append(slot)
                 except BrokenProcessPool:
                     deaths += 1
                     if deaths > 10:
                         raise WorkersLost("worker processes die again and again") from None
-                    todo.extendleft(sorted((number for number, _ in playing.values()), reverse=True))
+                    todo.extendleft(sorted((n for n, _ in playing.values()), reverse=True))
                     playing, free = {}, list(self.slots)
                     self.close()
                     self.start()
@@ -416,19 +391,19 @@ def record_type(shape):
 
 @contextlib.contextmanager
 def signals_held_back():
-    """Has signals wait; a process that starts meanwhile never gets them (Windows: no such thing)."""
-    if hasattr(signal, "pthread_sigmask"):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    else:
+    """Has signals wait. A process started meanwhile never gets them: it ends when we end it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(memory, shape, show, live):
-    """In a new worker process: what it keeps between games."""
+    """The first that a new worker process does: it keeps all this between games."""
     global worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -440,21 +415,21 @@ def end_with_parent():
     os._exit(1)
 
 
-open_pong = functools.lru_cache(maxsize=None)(Pong)  # once a process
+open_pong = functools.lru_cache(maxsize=None)(Pong)  # an emulator is opened once a process
 
 
 def play_in_worker(seed, slot, gamma):
     records, show, live = worker
-    model = {"W1": records[0]["W1"].T, "W2": records[0]["W2"]}
+    model = {"W1": records["W1"][0].T, "W2": records["W2"][0]}
     on_point = functools.partial(print_point, seed[1]) if live else None
     played = play_game(open_pong(show), model, np.random.default_rng(seed), on_point)
     epx, rewards = played[0], played[-1]
     if gamma is not None:
-        gradient, record = game_gradient(model, played, gamma), records[slot]
-        moved = record["moved"] = np.bitwise_or.reduce(epx, axis=0) != 0
-        record["W1"][moved] = gradient["W1"].T[moved]
-        record["W2"] = gradient["W2"]
-    return Game([reward for reward in rewards if reward != 0], len(rewards))
+        gradient = game_gradient(model, played, gamma)
+        moved = records["moved"][slot] = np.bitwise_or.reduce(epx, axis=0) != 0
+        records["W1"][slot][moved] = gradient["W1"].T[moved]
+        records["W2"][slot] = gradient["W2"]
+    return [reward for reward in rewards if reward != 0], len(rewards)
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------
@@ -498,7 +473,7 @@ def load_checkpoint(path):
         if data.tell() != size - 32:
             raise CheckpointError("has something behind its second pickle")
         return model, state
-    except CheckpointError as error:
+    except (CheckpointError, UsageError) as error:
         raise CheckpointError(f"{path} {error}") from None
     except Exception as error:  # whatever a hostile pickle leads to
         reason = " ".join(f"{type(error).__name__} {error}"[:200].split())
@@ -555,7 +530,7 @@ class PickledArray:
 
 def pickled_array_5(data, dtype, shape, order):  # protocol 5 pickles arrays in one call
     array = PickledArray()
-    array.__setstate__((1, shape, dtype, order == "F", data))
+    array.__setstate__((1, shape, dtype, order == "F", bytes(data)))
     return array
 
 
@@ -580,33 +555,29 @@ def read_model(pickled) -> dict:
     expected = {"W1": (H, D), "W2": (H,)}
     if not isinstance(pickled, dict) or pickled.keys() != expected.keys():
         raise CheckpointError(f"holds {brief(pickled)}, expected a dict of W1 and W2")
-    return {name: read_array(name, pickled[name], shape) for name, shape in expected.items()}
-
-
-def read_array(name, pickled, shape) -> np.ndarray:
-    if not isinstance(pickled, PickledArray):
-        raise CheckpointError(f"has {brief(pickled)} for {name}, expected an array")
-    if pickled.shape != shape:
-        raise CheckpointError(f"has {name} of shape {brief(pickled.shape)}, expected {shape}")
-    dtype = getattr(pickled.dtype, "code", None)
-    if dtype not in ("<f8", ">f8"):
-        raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
-    data = pickled.data.encode("latin-1") if isinstance(pickled.data, str) else pickled.data
-    return read_floats(name, data, shape, dtype, "F" if pickled.fortran else "C")
+    model = {}
+    for name, shape in expected.items():
+        array = pickled[name]
+        if not isinstance(array, PickledArray):
+            raise CheckpointError(f"has {brief(array)} for {name}, expected an array")
+        if array.shape != shape:
+            raise CheckpointError(f"has {name} of shape {brief(array.shape)}, expected {shape}")
+        dtype = getattr(array.dtype, "code", None)
+        if dtype not in ("<f8", ">f8"):
+            raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
+        data = array.data.encode("latin-1") if isinstance(array.data, str) else array.data
+        model[name] = read_floats(name, data, shape, dtype, "F" if array.fortran else "C")
+    return model
 
 
 def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
     size = 8 * math.prod(shape)
-    if not isinstance(data, (bytes, bytearray)) or len(data) != size:
+    if not isinstance(data, bytes) or len(data) != size:
         raise CheckpointError(f"has {brief(data)} for {name}, expected {size} bytes")
     array = np.frombuffer(data, dtype).reshape(shape, order=order)
     if not np.isfinite(array).all():
         raise CheckpointError(f"has numbers in {name} that are not finite")
     return np.array(array, np.float64, order="F")
-
-
-def brief(value) -> str:
-    return f"{len(value)} bytes" if isinstance(value, (bytes, bytearray)) else reprlib.repr(value)
 
 
 def new_state(seed: int, hyperparameters: dict) -> dict:
@@ -622,57 +593,50 @@ def new_state(seed: int, hyperparameters: dict) -> dict:
 
 
 def read_state(pickled, model) -> dict:
-    like = new_state(0, {name: globals()[name] for name in HYPERPARAMETERS})
-    check_alike("its state", pickled, like)
+    like = new_state(0, {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()})
+    check_alike("state", pickled, {**like, "rmsprop_cache": {"W1": b"", "W2": b""}})
     if pickled["format"] != like["format"]:
-        raise CheckpointError("was written by another version of this script")
-    check_alike("its hyperparameters", pickled["hyperparameters"], like["hyperparameters"])
+        raise CheckpointError(f"is of format {pickled['format']}, expected {like['format']}")
     for name, check in HYPERPARAMETERS.items():
-        try:
-            check(pickled["hyperparameters"][name])
-        except argparse.ArgumentTypeError as error:
-            raise CheckpointError(f"has a {name} that cannot be: {error}") from None
+        check(pickled["hyperparameters"][name])
     if pickled["seed"] < 0 or pickled["games"] < 0 or not math.isfinite(pickled["running_mean"]):
         raise CheckpointError("has a seed, number of games or running mean that cannot be")
-    check_alike("its RMSProp cache", pickled["rmsprop_cache"], {"W1": b"", "W2": b""})
-    cache = {
-        name: read_floats(f"the cache of {name}", data, model[name].shape)
-        for name, data in pickled["rmsprop_cache"].items()
-    }
-    if any((c < 0).any() for c in cache.values()):
-        raise CheckpointError("has negative numbers in its RMSProp cache")
+    cache = {}
+    for name, data in pickled["rmsprop_cache"].items():
+        cache[name] = read_floats(f"the RMSProp cache of {name}", data, model[name].shape)
+        if (cache[name] < 0).any():
+            raise CheckpointError(f"has negative numbers in the RMSProp cache of {name}")
     return {**pickled, "rmsprop_cache": cache}
 
 
-def check_alike(what, pickled, like):
-    """Has `pickled` the keys of the dict `like`, and are its values of the same types?"""
-    if not isinstance(pickled, dict) or pickled.keys() != like.keys():
-        raise CheckpointError(f"holds {brief(pickled)} as {what}, expected {', '.join(like)}")
-    for name, value in like.items():
-        if type(pickled[name]) is not type(value):
-            found, expected = brief(pickled[name]), type(value).__name__
-            raise CheckpointError(f"has {found} as {name} of {what}, expected {expected}")
+def check_alike(name, found, like):
+    """Has `found` the type of `like` and, where that is a dict, its keys with values alike?"""
+    if type(found) is not type(like):
+        raise CheckpointError(f"has {brief(found)} as {name}, expected {type(like).__name__}")
+    if isinstance(like, dict):
+        if found.keys() != like.keys():
+            raise CheckpointError(f"has {brief(found)} as {name}, expected {', '.join(like)}")
+        for key in like:
+            check_alike(key, found[key], like[key])
+
+
+def brief(value) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else reprlib.repr(value)
 
 
 def write_atomically(path, data: bytes):
     path = os.path.realpath(path)
-    temporary = path + ".tmp"
     try:
-        with open(temporary, "wb") as file:
+        with open(path + ".tmp", "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(path + ".tmp", path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.remove(temporary)
+            os.remove(path + ".tmp")
         raise
-    sync_folder(path)
-
-
-def sync_folder(path):
-    """Makes a rename last through a power failure (Windows opens no folders)."""
-    if os.name == "posix":
+    if os.name == "posix":  # has the rename last through a power failure
         folder = os.open(os.path.dirname(path), os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -686,17 +650,13 @@ def free_name(path) -> str:
 
 
 def keep(path):
-    """Gives the file at `path`, if there is one, a second name that nothing overwrites."""
-    while os.path.exists(path):
+    """Gives the file at `path`, if there is one, a second name, which nothing overwrites."""
+    if os.path.exists(path):
         try:
-            os.link(path, free_name(path))
-            return
-        except FileExistsError:
-            continue
+            os.link(os.path.realpath(path), free_name(path))
         except OSError:  # a file system without links
             shutil.copy2(path, path + ".tmp")
             os.rename(path + ".tmp", free_name(path))
-            return
 
 
 # ---- log ----------------------------------------------------------------------------------------
@@ -704,73 +664,66 @@ def keep(path):
 LOG_COLUMNS = ["episode", "reward", "running_mean", "steps", "seconds"]
 
 
-def read_log(path, games: int) -> list:
-    """The rows of the first `games` games of a log; a last line that a kill cut short is dropped."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="") as file:
-        text = file.read()
-    rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-    try:
-        if rows[:1] != [LOG_COLUMNS]:
-            raise ValueError(f"its first line is not {','.join(LOG_COLUMNS)}")
-        for row in rows[1:]:
-            episode, *numbers = row
-            int(episode), list(map(float, numbers))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a log of this script: {error}") from None
-    return [row for row in rows[1:] if int(row[0]) < games]
-
-
 class Log:
-    """A CSV row a game. What an earlier run left at `path` is kept until the first row is due."""
+    """A CSV row a game. What is found at `path` is only touched when the first row is due."""
 
     def __init__(self, path, resuming: bool, games: int):
-        self.path, self.resuming = path, resuming
-        self.rows = read_log(path, games) if path and resuming else []
+        """Goes on, if `resuming`, behind the rows of the first `games` games."""
+        self.path, self.fresh, self.begun = path, not resuming, False
+        self.rows = read_log(path, games) if path and resuming and os.path.exists(path) else []
         self.started = time.monotonic() - (float(self.rows[-1][-1]) if self.rows else 0.0)
-        self.begun = False
 
     def write(self, rows):
-        """Adds rows (episode, reward, running_mean, steps) of one batch."""
-        if not self.path:
+        """Adds rows (episode, reward, running_mean, steps) of a batch that is done."""
+        if self.path is None:
             return
         seconds = f"{time.monotonic() - self.started:.3f}"
-        lines = [",".join([*map(str, row), seconds]) for row in rows]
-        if not self.begun:
-            if not self.resuming:
-                keep(self.path)
-            old = [",".join(row) for row in [LOG_COLUMNS, *self.rows]]
-            write_atomically(self.path, "".join(line + "\n" for line in old + lines).encode())
-            self.begun = True
-        else:
+        lines = [",".join(map(str, (*row, seconds))) + "\n" for row in rows]
+        if self.begun:
             with open(self.path, "a", newline="") as file:
-                file.write("".join(line + "\n" for line in lines))
+                file.writelines(lines)
+            return
+        if self.fresh:
+            keep(self.path)
+        lines = [",".join(row) + "\n" for row in [LOG_COLUMNS, *self.rows]] + lines
+        write_atomically(self.path, "".join(lines).encode())
+        self.begun = True
+
+
+def read_log(path, games: int) -> list:
+    """The rows of the first `games` games; a last line that a kill cut short does not count."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(line for line in file if line.endswith("\n"))
+        if header != LOG_COLUMNS:
+            raise ValueError(f"its first line is not {','.join(LOG_COLUMNS)}")
+        for row in rows:
+            if len([float(cell) for cell in row]) != len(LOG_COLUMNS):
+                raise ValueError(f"its rows have not {len(LOG_COLUMNS)} columns")
+        return [row for row in rows if int(row[0]) < games]
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a log of this script: {error}") from None
 
 
 # ---- training and evaluation --------------------------------------------------------------------
 
 
-def print_point(number: int, reward: float):
-    mark = " !!!!!!!!" if reward > 0 else ""
-    print(f"ep {number}: game finished, reward: {reward}{mark}", flush=True)
-
-
 def start_run(args):
     """Gives (model, state) to train, fresh or from the checkpoint, and says which."""
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    state = new_state(seed, {name: globals()[name] for name in HYPERPARAMETERS})
+    defaults = {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()}
+    state = new_state(seed, defaults)
     if args.resume:
         model, found = load_checkpoint(args.save)
         if found is None:
-            print(f"{args.save} holds a model alone: it goes on with a fresh RMSProp cache")
+            print(f"{args.save} is another script's: it goes on with fresh RMSProp caches")
         elif args.seed not in (None, found["seed"]):
             raise UsageError(f"--seed {args.seed}: {args.save} is of a run of seed {found['seed']}")
         state = found or state
         print(f"resuming {args.save}: {describe(state)}")
     else:
         model = init_model(np.random.default_rng(seed))
-        print(f"training from scratch: seed {seed}")
+        print(f"training from scratch, seed {seed}")
         announce_kept(args)
     for name, old in state["hyperparameters"].items():
         new = getattr(args, name)
@@ -790,9 +743,9 @@ def announce_kept(args):
     if os.path.exists(args.save):
         try:
             state = load_checkpoint(args.save)[1]
-            holds = describe(state) if state else "a model of another script"
+            holds = describe(state) if state else "another script's model"
         except CheckpointError as error:
-            holds = f"no checkpoint: {error}"
+            holds = f"unusable: {error}"
         save = "" if args.save == "save.p" else f" --save {args.save}"
         print(f"{args.save} ({holds}) will be kept as {free_name(args.save)}")
         print(f"  to continue it: python pong_pg.py --resume{save}")
@@ -802,53 +755,61 @@ def announce_kept(args):
 
 
 def train(args, stopped: list):
-    """Plays, learns and saves until `args.episodes` games are over or a signal is in `stopped`."""
+    """Plays, learns and saves until `args.episodes` games are over or a signal has stopped it."""
     model, state = start_run(args)
-    hyper, cache = state["hyperparameters"], state["rmsprop_cache"]
+    hyper = state["hyperparameters"]
     batch_size = hyper["batch_size"]
     save_every = args.save_every or math.ceil(100 / batch_size) * batch_size
     if save_every % batch_size:
         raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
     log = Log(args.log, args.resume, state["games"])
     first = saved = state["games"]
-    kept = args.resume
+    batches = itertools.count() if args.episodes is None else range(-(-args.episodes // batch_size))
+    report = Report(args, None if args.episodes is None else len(batches) * batch_size)
+
+    def on_game(seed, game):
+        nonlocal running_mean
+        number, total = seed[1], sum(game.points)
+        running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
+        rows.append((number, total, running_mean, game.steps))
+        lines = [point_line(number, reward) for reward in game.points if not args.render]
+        lines.append(
+            f"resetting env. episode reward total was {total:f}. running mean: {running_mean:f}"
+        )
+        report.game(game, lines, f"running mean {running_mean:.2f}")
 
     def save():
-        nonlocal saved, kept
+        nonlocal saved
         if state["games"] > saved:
-            if not kept:
+            if saved == first and not args.resume:
                 keep(args.save)
-                kept = True
             save_checkpoint(args.save, model, state)
             saved = state["games"]
             report.line(f"saved {args.save}: {describe(state)}")
 
-    report = Report(args)
-    workers = Workers(args.workers or min(usable_cores(), batch_size), model, stopped, args)
+    workers = Workers(
+        min(args.workers or usable_cores(), batch_size), model, stopped, args.render,
+        args.render and not args.quiet,
+    )  # fmt: skip
     with contextlib.closing(workers), contextlib.closing(report):
         try:
-            while args.episodes is None or state["games"] - first < args.episodes:
-                grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
-                running_mean, rows = state["running_mean"], []
+            for _ in batches:
+                rows, running_mean = [], state["running_mean"]
                 seeds = [(state["seed"], state["games"] + i) for i in range(batch_size)]
-                for (_, k), game in zip(seeds, workers.play(model, seeds, hyper["gamma"])):
-                    game.add_gradient(grad_buffer)
-                    total = game.total
-                    running_mean = total if k == 0 else 0.99 * running_mean + 0.01 * total
-                    rows.append((k, total, running_mean, game.steps))
-                    report.game(k, game, running_mean)
+                grad_buffer = play_batch(workers, model, seeds, hyper["gamma"], on_game)
                 rmsprop_update(
-                    model, grad_buffer, cache, hyper["learning_rate"], hyper["decay_rate"]
-                )
+                    model, grad_buffer, state["rmsprop_cache"],
+                    hyper["learning_rate"], hyper["decay_rate"],
+                )  # fmt: skip
                 state["games"] += batch_size
                 state["running_mean"] = running_mean
                 log.write(rows)
                 if state["games"] // save_every > saved // save_every:
                     save()
-        except (Stopped, WorkersLost, OSError):
             save()
+        except (Stopped, WorkersLost, OSError):
+            save()  # what is there since the last whole batch
             raise
-        save()
 
 
 def evaluate(args, stopped: list):
@@ -857,51 +818,56 @@ def evaluate(args, stopped: list):
     seed = args.seed
     if seed is None:
         seed = secrets.randbits(32)
-        print(f"seed {seed}")
-    workers = Workers(args.workers or usable_cores(), model, stopped, args)
-    with contextlib.closing(workers):
-        totals = []
+        print(f"evaluating {args.save}, seed {seed}")
+    report, totals = Report(args, args.evaluate), []
+    workers = Workers(
+        min(args.workers or usable_cores(), args.evaluate), model, stopped, args.render,
+        args.render and not args.quiet,
+    )  # fmt: skip
+    with contextlib.closing(workers), contextlib.closing(report):
         for k, game in enumerate(workers.play(model, [(seed, k, 1) for k in range(args.evaluate)])):
-            totals.append(game.total)
-            if not args.quiet:
-                print(f"game {k}: {game.total:+.0f} in {game.steps} steps", flush=True)
+            totals.append(sum(game.points))
+            line = f"game {k}: {totals[-1]:+.0f} in {game.steps} steps"
+            report.game(game, [line], f"mean {np.mean(totals):+.2f}")
     won = sum(total > 0 for total in totals)
     mean, std = np.mean(totals), np.std(totals)
     print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
 
 
-class Report:
-    """What a training run says of its games: a line a point and a game, or a bar."""
+def point_line(number: int, reward: float) -> str:
+    return f"ep {number}: game finished, reward: {reward}" + (" !!!!!!!!" if reward > 0 else "")
 
-    def __init__(self, args):
-        self.points = not args.render  # a worker that shows the game prints its points itself
+
+def print_point(number: int, reward: float):
+    print(point_line(number, reward), flush=True)
+
+
+class Report:
+    """What a run says of its games: lines on standard output or, if quiet, a bar on error's."""
+
+    def __init__(self, args, games):
         self.bar, self.steps, self.began = None, 0, time.monotonic()
         if args.quiet:
             try:
                 from tqdm import tqdm
             except ImportError:
                 raise SetupError("--quiet needs tqdm: python -m pip install tqdm") from None
-            self.bar = tqdm(total=args.episodes, unit="game")
+            self.bar = tqdm(total=games, unit="game")
+
+    def game(self, game, lines, status):
+        if self.bar is None:
+            print("\n".join(lines), flush=True)
+        else:
+            self.steps += game.steps
+            rate = self.steps / (time.monotonic() - self.began)
+            self.bar.set_postfix_str(f"{status}, {rate:.0f} steps/s", refresh=False)
+            self.bar.update()
 
     def line(self, text):
         if self.bar is None:
             print(text, flush=True)
         else:
             self.bar.write(text)
-
-    def game(self, number, game, running_mean):
-        if self.bar is not None:
-            self.steps += game.steps
-            rate = self.steps / (time.monotonic() - self.began)
-            self.bar.set_postfix_str(f"mean {running_mean:.2f}, {rate:.0f} steps/s", refresh=False)
-            self.bar.update()
-            return
-        for reward in game.rewards if self.points else []:
-            print_point(number, reward)
-        self.line(
-            f"resetting env. episode reward total was {game.total:f}. "
-            f"running mean: {running_mean:f}"
-        )
 
     def close(self):
         if self.bar is not None:
@@ -914,38 +880,68 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+# ---- what must be installed ---------------------------------------------------------------------
+
+
+def import_gym():
+    """gymnasium where today's ale-py is installed, else gym 0.21. Raises SetupError."""
+    install = "python -m pip install -r requirements.txt"
+    gymnasium, gym, ale_py = map(import_or_none, ("gymnasium", "gym", "ale_py"))
+    if gymnasium is None and gym is None:
+        raise SetupError(f"neither gymnasium nor gym is installed: {install}")
+    if gymnasium is None and not gym.__version__.startswith("0.21."):
+        raise SetupError(f"gym {gym.__version__} is not supported, 0.21 or gymnasium is: {install}")
+    if ale_py is None:
+        raise SetupError(f"ale-py, the Atari emulator, is not installed: {install}")
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    if gymnasium is None or not hasattr(gymnasium, "register_envs"):
+        return gym
+    gymnasium.register_envs(ale_py)
+    return gymnasium
+
+
+def import_or_none(name):
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+def check_display():
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, names)):
+        raise SetupError("--render needs a display, and there is none (DISPLAY is not set)")
+
+
+def versions() -> str:
+    def version(name):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {importlib.metadata.version(name)}"
+
+    packages = filter(None, map(version, ("numpy", "gym", "gymnasium", "ale-py")))
+    return ", ".join([f"pong_pg {__version__}", f"Python {platform.python_version()}", *packages])
+
+
 # ---- command line -------------------------------------------------------------------------------
 
 
-def whole(least):
+def checked(kind, allowed, meaning):
+    """A function that turns text into a `kind` of number, or says why it is not allowed."""
+
     def check(text):
-        try:
-            if int(text) >= least:
-                return int(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        with contextlib.suppress(ValueError):
+            if allowed(kind(text)):
+                return kind(text)
+        raise UsageError(f"{text!r} is not {meaning}")
 
     return check
 
 
-def real(allowed, meaning):
-    def check(text):
-        try:
-            if allowed(float(text)):
-                return float(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
-
-    return check
-
-
+natural = checked(int, lambda n: n >= 1, "a whole number above 0")
 HYPERPARAMETERS = {
-    "batch_size": whole(1),
-    "learning_rate": real(lambda x: 0 < x < math.inf, "a number above 0"),
-    "gamma": real(lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "decay_rate": real(lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "batch_size": natural,
+    "learning_rate": checked(float, lambda x: 0 < x < math.inf, "a number above 0"),
+    "gamma": checked(float, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "decay_rate": checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1"),
 }
 
 
@@ -956,54 +952,46 @@ class OneLineParser(argparse.ArgumentParser):
 
 def parse_arguments(argv=None):
     parser = OneLineParser(
-        prog="pong_pg.py",
         usage="python pong_pg.py [flags]",
-        description="Learn Atari Pong from pixels with REINFORCE, from scratch if no flag is given.",
+        description="Learn Atari Pong from pixels; from scratch and until Ctrl-C, without flags.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24, width=100),
         allow_abbrev=False,
     )
     flag = parser.add_argument
-    N = {"type": whole(1), "metavar": "N"}
+    N = {"type": natural, "metavar": "N"}
     flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
     flag("--render", action="store_true", default=render, help="show the game in a window")
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
-    flag("--save-every", **N, help="games between checkpoints (default: 100, in whole batches)")
+    flag("--save-every", **N, help="games between checkpoints (default: 100 or just above)")
     flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
-    flag("--seed", type=whole(0), metavar="N", help="the same seed gives the same run")
+    flag(
+        "--seed", type=checked(int, lambda n: n >= 0, "a whole number, 0 or above"), metavar="N",
+        help="the same seed gives the same run (default: drawn and printed)",
+    )  # fmt: skip
     flag("--workers", **N, help="processes that play (default: one a core)")
     for name, check in HYPERPARAMETERS.items():
-        text = f"{name.replace('_', ' ')} (default: {globals()[name]:g})"
-        kind = {"metavar": "N" if name == "batch_size" else "X", "type": check}
-        flag("--" + name.replace("_", "-"), **kind, help=text)
-    flag("--log", metavar="PATH", help="write a CSV row a game: " + ",".join(LOG_COLUMNS))
-    flag("--quiet", action="store_true", help="show a progress bar instead of a line a point")
+        words, metavar = name.split("_"), "N" if check is natural else "X"
+        text = f"{' '.join(words)} (default: {globals()[name]})"
+        flag("--" + "-".join(words), type=check, metavar=metavar, help=text)
+    flag("--log", metavar="PATH", help="a CSV row a game: " + ",".join(LOG_COLUMNS))
+    flag("--quiet", action="store_true", help="a progress bar instead of a line a point")
     flag("--evaluate", **N, help="play N games with the checkpoint's policy; learn nothing")
-    flag("--version", action="version", version=versions(), help="show the versions in use")
+    flag("--version", action="version", version=versions(), help="the versions in use")
     args = parser.parse_args(argv)
-    given = [name for name in (*HYPERPARAMETERS, "episodes", "save_every", "log")
-             if getattr(args, name) is not None]  # fmt: skip
-    if args.evaluate and given:
-        parser.error(f"--{given[0].replace('_', '-')} does not go with --evaluate")
+    for name in (*HYPERPARAMETERS, "episodes", "save_every", "log"):
+        if args.evaluate and getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} does not go with --evaluate")
     return args
 
 
-def versions() -> str:
-    def version(name):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return f"{name} {importlib.metadata.version(name)}"
-
-    packages = filter(None, map(version, ("numpy", "gymnasium", "gym", "ale-py")))
-    return ", ".join([f"pong_pg {__version__}", f"Python {platform.python_version()}", *packages])
-
-
 def check_paths(args):
-    """Refuses, before hours are played, a checkpoint or log that could not be written."""
+    """Refuses a checkpoint or log that could not be written, before hours are played for it."""
     for path in filter(None, [args.save, args.log]):
         folder = os.path.dirname(os.path.realpath(path))
         if os.path.isdir(path):
             raise UsageError(f"{path} is a folder, expected the name of a file")
         if not os.path.isdir(folder):
-            raise UsageError(f"there is no folder {folder} for {path}: create it first")
+            raise UsageError(f"{path} cannot be written: there is no folder {folder}")
         if not os.access(folder, os.W_OK):
             raise UsageError(f"{path} cannot be written: no permission in {folder}")
     if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
@@ -1015,10 +1003,6 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     stopped = []
     on_stop_signals(lambda number, _: stopped.append(number))
-    # One BLAS thread in each worker, which reads these as it starts: two would round differently.
-    for library in ("OPENBLAS", "OMP", "MKL", "BLIS"):
-        os.environ[library + "_NUM_THREADS"] = "1"
-    os.environ["VECLIB_MAXIMUM_THREADS"] = "1"
     try:
         if args.render:
             check_display()
@@ -1027,18 +1011,15 @@ def main(argv=None) -> int:
         else:
             check_paths(args)
             train(args, stopped)
+        return 0
     except Stopped as stop:
         return 128 + stop.args[0]
-    except (UsageError, SetupError, CheckpointError) as error:
-        print(f"pong_pg: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (WorkersLost, OSError) as error:
+    except (UsageError, SetupError, CheckpointError, WorkersLost, OSError) as error:
         print(f"pong_pg: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 1 if isinstance(error, (WorkersLost, OSError)) else 2
 
 
 if __name__ == "__main__":
