@@ -131,7 +131,8 @@ class Pong:
                         "the ROM of Pong is missing: AutoROM --accept-license (README: 'The ROM')"
                     ) from error
                 raise SetupError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
-        self.buttons = self.ale.getMinimalActionSet()  # what Gym's actions 0 to 5 do: 2 is RIGHT
+        actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
+        self.buttons = [action.value for action in actions]
         self.frame = np.empty((210, 160, 3), np.uint8)  # used again for every step
 
     def reset(self) -> np.ndarray:
@@ -953,7 +954,7 @@ class OneLineParser(argparse.ArgumentParser):
 def parse_arguments(argv=None):
     parser = OneLineParser(
         usage="python pong_pg.py [flags]",
-        description="Learn Atari Pong from pixels; from scratch and until Ctrl-C, without flags.",
+        description="Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24, width=100),
         allow_abbrev=False,
     )
@@ -973,7 +974,7 @@ def parse_arguments(argv=None):
         words, metavar = name.split("_"), "N" if check is natural else "X"
         text = f"{' '.join(words)} (default: {globals()[name]})"
         flag("--" + "-".join(words), type=check, metavar=metavar, help=text)
-    flag("--log", metavar="PATH", help="a CSV row a game: " + ",".join(LOG_COLUMNS))
+    flag("--log", metavar="PATH", help="a CSV file with a row a game, for plots")
     flag("--quiet", action="store_true", help="a progress bar instead of a line a point")
     flag("--evaluate", **N, help="play N games with the checkpoint's policy; learn nothing")
     flag("--version", action="version", version=versions(), help="the versions in use")

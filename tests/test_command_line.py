@@ -1,0 +1,194 @@
+"""Every flag, and for every mistake one line that says what to do."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SCRIPT, run_script
+
+import pong_pg
+
+
+def parse(*args):
+    return pong_pg.parse_arguments([str(arg) for arg in args])
+
+
+def refused(done, *words):
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_import_starts_nothing_and_needs_no_emulator():
+    code = (
+        "import sys, threading, multiprocessing\n"
+        "for name in ('gym', 'gymnasium', 'ale_py', 'tqdm'): sys.modules[name] = None\n"
+        "import pong_pg\n"
+        "assert threading.active_count() == 1 and not multiprocessing.active_children()\n"
+        "import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "assert pong_pg.init_model and not pong_pg.resume and not pong_pg.render\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_defaults_are_the_constants_at_the_top():
+    args = parse()
+    assert (args.resume, args.render, args.save, args.quiet) == (False, False, "save.p", False)
+    assert (pong_pg.H, pong_pg.batch_size, pong_pg.learning_rate) == (200, 10, 1e-4)
+    assert (pong_pg.gamma, pong_pg.decay_rate) == (0.99, 0.99)
+
+
+def test_resume_and_render_are_also_toggled_by_hand(tmp_path):
+    text = SCRIPT.read_text()
+    text = re.sub(r"^resume = False", "resume = True", text, flags=re.M)
+    text = re.sub(r"^render = False", "render = True", text, flags=re.M)
+    (tmp_path / "edited.py").write_text(text)
+    code = "import edited; a = edited.parse_arguments([]); print(a.resume, a.render)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(tmp_path), capture_output=True, text=True
+    )
+    assert done.stdout == "True True\n"
+
+
+def test_help_fits_a_screen_and_names_every_flag(tmp_path):
+    done = run_script("--help", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) <= 24 and max(map(len, lines)) <= 80
+    flags = "resume render save save-every episodes seed workers batch-size learning-rate gamma"
+    for flag in (flags + " decay-rate log quiet evaluate version").split():
+        line = next(line for line in lines if re.match(rf"  --{flag}( |$)", line))
+        assert len(line.split("  ")[-1].split()) >= 2, line
+
+
+def test_version_names_everything_a_bug_report_needs(tmp_path):
+    out = run_script("--version", cwd=tmp_path).stdout
+    assert re.match(r"pong_pg \d+\.\d+\.\d+, Python 3\.\d+\.\d+, numpy \d+\.", out)
+    assert re.search(r", gym(nasium)? \d+\.", out) and re.search(r", ale-py \d+\.", out)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--workers 0", "--workers -1", "--workers x", "--workers 1.5", "--batch-size 0",
+        "--learning-rate 0", "--learning-rate -1e-4", "--learning-rate nan",
+        "--learning-rate inf", "--gamma 1.01", "--gamma -0.1", "--gamma nan", "--decay-rate 1",
+        "--decay-rate -0.5", "--episodes 0", "--episodes -3", "--save-every 0", "--seed -1",
+        "--seed 1.5", "--evaluate 0", "--evaluate many", "--evaluate 3 --episodes 5",
+        "--evaluate 3 --gamma 0.5", "--evaluate 3 --log x.csv", "--no-such-flag", "stray", "--save",
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused_with_the_reason(flags, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(*flags.split())
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and flags.split()[0].strip("-") in error
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--save-every 15", ["--save-every 15", "batch size 10"]),
+        ("--save no/such/folder/save.p", ["no/such/folder", "no folder"]),
+        ("--log no/such/folder/log.csv", ["no/such/folder", "no folder"]),
+        ("--save .", ["is a folder"]),
+        ("--log .", ["is a folder"]),
+        ("--log save.p", ["same file"]),
+        ("--resume", ["save.p", "is not there"]),
+        ("--evaluate 2", ["save.p", "is not there"]),
+        ("--resume --save other.p", ["other.p"]),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_game_is_played(tmp_path, flags, words):
+    refused(run_script(*flags.split(), cwd=tmp_path), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_refuses_another_seed_and_a_save_every_that_does_not_fit(short_run, tmp_path):
+    shutil.copy(short_run / "save.p", tmp_path)
+    before = (tmp_path / "save.p").read_bytes()
+    refused(run_script("--resume", "--seed", 4, cwd=tmp_path), "--seed 4", "seed 3")
+    refused(run_script("--resume", "--save-every", 3, cwd=tmp_path), "batch size 2")
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    done = run_script("--resume", "--log", "log.csv", cwd=tmp_path)
+    refused(done, "log.csv", "is not a log of this script")
+    assert (tmp_path / "log.csv").read_text() == "a,b\n1,2\n"
+    assert (tmp_path / "save.p").read_bytes() == before
+
+
+def test_a_nonsense_constant_is_refused_like_a_nonsense_flag(tmp_path):
+    text = re.sub(r"^batch_size = 10", "batch_size = 0", SCRIPT.read_text(), flags=re.M)
+    (tmp_path / "edited.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "edited.py"], cwd=str(tmp_path), capture_output=True, text=True
+    )
+    refused(done, "0 is not a whole number above 0")
+
+
+def test_a_damaged_checkpoint_is_refused_with_one_line(short_run, tmp_path):
+    (tmp_path / "save.p").write_bytes((short_run / "save.p").read_bytes()[:-1])
+    for flags in (["--resume"], ["--evaluate", 1]):
+        refused(run_script(*flags, cwd=tmp_path), "save.p", "checksum")
+
+
+def test_without_a_display_render_says_so(short_run):
+    nowhere = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "SDL_VIDEODRIVER": ""}
+    for flags in (["--render"], ["--evaluate", 1, "--render"]):
+        done = run_script(*flags, cwd=short_run, env=nowhere)
+        if sys.platform.startswith("linux"):
+            refused(done, "--render needs a display")
+
+
+def test_render_shows_the_game_and_changes_nothing_else(short_run, tmp_path):
+    """A point's line appears as it is scored, seconds into the game; the game is the same one."""
+    screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    flags = "--render --seed 3 --batch-size 2 --learning-rate 1e-3".split()
+    run = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *flags], cwd=str(tmp_path), env={**os.environ, **screen},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    shown = [run.stdout.readline() for _ in range(3)]
+    run.send_signal(signal.SIGINT)
+    _, error = run.communicate(timeout=20)
+    assert (run.returncode, error) == (130, "")
+    assert shown == (short_run / "stdout").read_text().splitlines(keepends=True)[:3]
+    assert shown[1].startswith("ep 0: game finished, reward: ")
+
+
+def test_quiet_is_a_bar_on_standard_error(short_run, tmp_path):
+    flags = "--quiet --episodes 2 --batch-size 2 --seed 3 --learning-rate 1e-3".split()
+    done = run_script(*flags, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "ep 0" not in done.stdout and "resetting" not in done.stdout
+    assert re.search(r"2/2 .*running mean -\d+\.\d\d, \d+ steps/s", done.stderr), done.stderr
+    done = run_script("--evaluate", 1, "--quiet", cwd=short_run)
+    assert "evaluation: games=1" in done.stdout and "1/1" in done.stderr
+
+
+def test_quiet_without_tqdm_names_the_package(tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise ImportError\n")
+    done = run_script("--quiet", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    refused(done, "pip install tqdm")
+
+
+def test_save_every_rounds_up_to_whole_batches(short_run, tmp_path):
+    """Of 4 games in batches of 2, a default of 100 saves at the end only."""
+    done = run_script(*"--episodes 4 --batch-size 2 --seed 3".split(), cwd=tmp_path)
+    assert done.stdout.count("saved save.p") == 1
+    assert (short_run / "stdout").read_text().count("saved save.p") == 3
+
+
+def test_a_reader_who_leaves_ends_the_run_without_a_traceback(tmp_path):
+    command = f"'{sys.executable}' '{SCRIPT}' --seed 3 --batch-size 1 | head -n 2"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=str(tmp_path), capture_output=True, text=True, timeout=60
+    )
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""

@@ -1,0 +1,231 @@
+"""Real runs, end to end: one seed, one result, whatever plays it and however often it is cut."""
+
+import csv
+import hashlib
+import math
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import run_script
+
+import pong_pg
+
+RUN = "--seed 3 --batch-size 2 --save-every 2 --learning-rate 1e-3".split()
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def log_without_seconds(path):
+    return [row[:4] for row in csv.reader(path.open())]
+
+
+# ---- one run, looked at
+
+
+def test_output_is_a_line_a_point_and_a_line_a_game(short_run):
+    lines = (short_run / "stdout").read_text().splitlines()
+    point = re.compile(r"ep (\d+): game finished, reward: (-1\.0|1\.0 !!!!!!!!)")
+    game = re.compile(
+        r"resetting env\. episode reward total was (-?\d+\.0{6})\. running mean: (-?\d+\.\d{6})"
+    )
+    number, total, mean, games = 0, 0.0, None, []
+    for line in lines:
+        if point.fullmatch(line):
+            k, reward = point.fullmatch(line).groups()
+            assert int(k) == number
+            total += float(reward.split()[0])
+        elif game.fullmatch(line):
+            assert float(game.fullmatch(line).group(1)) == total
+            mean = total if mean is None else 0.99 * mean + 0.01 * total
+            assert float(game.fullmatch(line).group(2)) == pytest.approx(mean, abs=1e-6)
+            games.append(total)
+            number, total = number + 1, 0.0
+        else:
+            assert re.match(r"training from scratch, seed 3|saved save\.p: \d games", line), line
+    assert len(games) == 6 and all(-21 <= g <= 21 for g in games)
+    assert (short_run / "stderr").read_text() == ""
+
+
+def test_log_has_a_row_a_game(short_run):
+    header, *rows = csv.reader((short_run / "log.csv").open())
+    assert header == ["episode", "reward", "running_mean", "steps", "seconds"]
+    assert [int(row[0]) for row in rows] == list(range(6))
+    mean = None
+    for row in rows:
+        reward = float(row[1])
+        mean = reward if mean is None else 0.99 * mean + 0.01 * reward
+        assert float(row[2]) == mean
+        assert 500 < int(row[3]) <= 10_000
+    seconds = [float(row[4]) for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert float(rows[-1][2]) == pong_pg.load_checkpoint(short_run / "save.p")[1]["running_mean"]
+
+
+def test_the_run_equals_the_textbook_loop(short_run):
+    """Six games played and learned here by dense formulas, one after the other, in one process."""
+    from test_method import dense_backward, dense_forward
+
+    rng = np.random.default_rng(3)
+    model = {"W1": rng.standard_normal((200, 6400)) / np.sqrt(6400)}
+    model["W2"] = rng.standard_normal(200) / np.sqrt(200)
+    cache = {name: np.zeros_like(w) for name, w in model.items()}
+    pong, totals = pong_pg.Pong(), []
+    for batch in range(3):
+        grad_buffer = {name: np.zeros_like(w) for name, w in model.items()}
+        for k in (2 * batch, 2 * batch + 1):
+            rng = np.random.default_rng([3, k])
+            xs, hs, dlogps, rewards, previous, done = [], [], [], [], None, False
+            frame = pong.reset()
+            while not done:
+                image = frame[35:195:2, ::2, 0].astype(float).ravel()
+                current = ((image != 144) & (image != 109) & (image != 0)).astype(float)
+                x = current * 0 if previous is None else current - previous
+                p, h = dense_forward(model, x)
+                up = rng.random() < p
+                previous = current
+                xs.append(x), hs.append(h), dlogps.append(up - p)
+                frame, reward, done = pong.step(2 if up else 3, rng)
+                rewards.append(reward)
+            totals.append(sum(rewards))
+            returns, running = np.zeros(len(rewards)), 0.0
+            for t in reversed(range(len(rewards))):
+                running = rewards[t] if rewards[t] else 0.99 * running
+                returns[t] = running
+            returns = (returns - returns.mean()) / returns.std()
+            gradient = dense_backward(model, np.array(xs), np.array(hs), dlogps * returns)
+            for name in model:
+                grad_buffer[name] += gradient[name]
+        for name, g in grad_buffer.items():
+            cache[name] = 0.99 * cache[name] + 0.01 * g * g
+            model[name] = model[name] + 1e-3 * g / (np.sqrt(cache[name]) + 1e-5)
+    trained, state = pong_pg.load_checkpoint(short_run / "save.p")
+    assert totals == [float(row[1]) for row in log_without_seconds(short_run / "log.csv")[1:]]
+    for name in model:
+        np.testing.assert_allclose(trained[name], model[name], rtol=1e-6, atol=1e-9)
+        scale = cache[name].max()
+        np.testing.assert_allclose(state["rmsprop_cache"][name], cache[name], 1e-6, 1e-9 * scale)
+
+
+def test_any_script_reads_the_model_with_one_pickle_load(short_run):
+    with (short_run / "save.p").open("rb") as file:
+        model = pickle.load(file)
+    assert set(model) == {"W1", "W2"} and type(model) is dict
+    assert model["W1"].shape == (200, 6400) and model["W1"].dtype == np.float64
+    assert model["W1"].flags.c_contiguous and model["W2"].shape == (200,)
+
+
+# ---- one seed, one result
+
+
+@pytest.mark.parametrize("workers, threads", [(1, "2"), (3, "7")])
+def test_any_number_of_workers_gives_the_same_bits(short_run, tmp_path, workers, threads):
+    env = {"OPENBLAS_NUM_THREADS": threads}
+    flags = ["--episodes", 6, "--log", "log.csv", "--workers", workers]
+    assert run_script(*RUN, *flags, cwd=tmp_path, env=env).returncode == 0
+    assert sha256(tmp_path / "save.p") == sha256(short_run / "save.p")
+    assert log_without_seconds(tmp_path / "log.csv") == log_without_seconds(short_run / "log.csv")
+
+
+def test_resume_equals_uninterrupted(short_run, tmp_path):
+    done = run_script(*RUN, "--episodes", 3, "--log", "log.csv", cwd=tmp_path)  # 4 in whole batches
+    assert done.returncode == 0 and "saved save.p: 4 games" in done.stdout
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("4,-5.0,-20.0,1000,99\n5,-5.")  # rows of a batch that was not saved
+    done = run_script("--resume", "--episodes", 2, "--log", "log.csv", cwd=tmp_path)
+    assert "resuming save.p: 4 games" in done.stdout and "ep 4: game finished" in done.stdout
+    assert sha256(tmp_path / "save.p") == sha256(short_run / "save.p")
+    assert log_without_seconds(tmp_path / "log.csv") == log_without_seconds(short_run / "log.csv")
+    seconds = [float(row[4]) for row in list(csv.reader((tmp_path / "log.csv").open()))[1:]]
+    assert seconds == sorted(seconds)
+
+
+def test_another_seed_gives_another_run_and_none_is_drawn_and_said(short_run, tmp_path):
+    flags = "--episodes 1 --batch-size 1 --learning-rate 1e-3".split()
+    done = run_script(*flags, cwd=tmp_path)
+    seed = re.search(r"training from scratch, seed (\d+)", done.stdout).group(1)
+    assert seed != "3"
+    first = sha256(tmp_path / "save.p")
+    again = run_script(*flags, "--seed", seed, cwd=tmp_path)
+    assert again.returncode == 0 and sha256(tmp_path / "save.p") == first
+    assert sha256(tmp_path / "save.p.1") == first  # what the second run found there
+
+
+def test_hyperparameters_given_with_resume_replace_the_checkpoints(short_run, tmp_path):
+    shutil.copy(short_run / "save.p", tmp_path)
+    flags = "--resume --episodes 1 --gamma 0.98 --batch-size 1 --seed 3".split()
+    done = run_script(*flags, cwd=tmp_path)
+    assert "gamma 0.98 replaces the checkpoint's 0.99" in done.stdout
+    assert "batch_size 1 replaces the checkpoint's 2" in done.stdout
+    _, state = pong_pg.load_checkpoint(tmp_path / "save.p")
+    assert state["games"] == 7
+    assert state["hyperparameters"] == {
+        "batch_size": 1, "learning_rate": 1e-3, "gamma": 0.98, "decay_rate": 0.99
+    }  # fmt: skip
+    assert "learning_rate" not in done.stdout
+
+
+def test_another_scripts_model_goes_on_with_fresh_caches(short_run, tmp_path):
+    model, _ = pong_pg.load_checkpoint(short_run / "save.p")
+    (tmp_path / "save.p").write_bytes(pickle.dumps(model))
+    done = run_script("--resume", "--episodes", 1, "--batch-size", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fresh RMSProp caches" in done.stdout
+    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] == 1
+
+
+# ---- evaluation
+
+
+def test_evaluation_is_the_same_for_any_number_of_workers(short_run):
+    before = sha256(short_run / "save.p")
+    lines = [
+        run_script("--evaluate", 3, "--seed", 8, "--workers", n, cwd=short_run).stdout.splitlines()
+        for n in (1, 2)
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 4
+    pattern = r"evaluation: games=3 won=(\d+) mean=([+-]\d+\.\d\d) std=(\d+\.\d\d)"
+    won, mean, std = re.fullmatch(pattern, lines[0][-1]).groups()
+    totals = [int(re.match(r"game \d: ([+-]\d+) in \d+ steps", line)[1]) for line in lines[0][:3]]
+    assert int(won) == sum(total > 0 for total in totals)
+    assert float(mean) == pytest.approx(np.mean(totals), abs=0.005)
+    assert float(std) == pytest.approx(np.std(totals), abs=0.005)
+    assert sha256(short_run / "save.p") == before
+
+
+def test_evaluation_games_are_those_of_the_evaluation_rule(short_run):
+    model, _ = pong_pg.load_checkpoint(short_run / "save.p")
+    pong = pong_pg.Pong()
+    line = run_script("--evaluate", 1, "--seed", 8, cwd=short_run).stdout.splitlines()[0]
+    played = pong_pg.play_game(pong, model, np.random.default_rng([8, 0, 1]))
+    assert line == f"game 0: {sum(played[-1]):+.0f} in {len(played[-1])} steps"
+
+
+# ---- whole batches over the workers, in this process
+
+
+def test_a_game_without_a_point_changes_nothing_but_the_cache(monkeypatch):
+    class Pointless:
+        def play(self, model, seeds, gamma):
+            epx = np.ones((5, pong_pg.D), np.int8)
+            played = epx, np.ones((5, pong_pg.H)), np.ones(5), [0.0] * 5
+            gradient = pong_pg.game_gradient(model, played, gamma)
+            moved = np.arange(pong_pg.D)
+            for _ in seeds:
+                yield pong_pg.Game([], 5, (moved, gradient["W1"].T, gradient["W2"]))
+
+    model = pong_pg.init_model(np.random.default_rng(0))
+    before = {name: w.copy() for name, w in model.items()}
+    cache = {name: np.ones_like(w) for name, w in model.items()}
+    seen = []
+    seeds = [(0, 0), (0, 1)]
+    buffer = pong_pg.play_batch(Pointless(), model, seeds, 0.99, lambda *g: seen.append(g))
+    pong_pg.rmsprop_update(model, buffer, cache, 1e-3, 0.99)
+    assert [seed for seed, _ in seen] == seeds
+    for name in model:
+        np.testing.assert_array_equal(model[name], before[name])
+        assert math.isclose(cache[name].max(), 0.99)
