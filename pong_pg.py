@@ -81,20 +81,12 @@ UP, DOWN = 2, 3  # the two actions of Pong that the policy chooses from
 MAX_STEPS = 10_000  # of a game
 
 
-class SetupError(Exception):
-    """Something that the environment needs is missing; the message says what to type."""
-
-
 class UsageError(argparse.ArgumentTypeError):
-    """The command line does not fit the checkpoint, the file system or itself."""
+    """The command line, or what is installed, does not serve; the message says what would."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint or a log cannot be used; the message says what was expected and found."""
-
-
-class WorkersLost(Exception):
-    """Worker processes keep dying."""
 
 
 class Stopped(Exception):
@@ -115,7 +107,7 @@ class Pong:
     """
 
     def __init__(self, show: bool = False):
-        """Opens the emulator, with a window if `show`. Raises SetupError where it cannot."""
+        """Opens the emulator, with a window if `show`. Raises UsageError where it cannot."""
         gym = import_gym()
         options = {"frameskip": 1, "repeat_action_probability": 0.0}
         if show:
@@ -127,10 +119,10 @@ class Pong:
                 self.ale = gym.make("Pong-v0", **options).unwrapped.ale
             except Exception as error:
                 if "Unable to find" in str(error) or "ROM" in str(error):
-                    raise SetupError(
+                    raise UsageError(
                         "the ROM of Pong is missing: AutoROM --accept-license (README: 'The ROM')"
                     ) from error
-                raise SetupError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
+                raise UsageError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
         actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
         self.buttons = [action.value for action in actions]
         self.frame = np.empty((210, 160, 3), np.uint8)  # used again for every step
@@ -345,10 +337,11 @@ class Workers:
         self.executor = ProcessPoolExecutor(self.count, self.context, start_worker, self.setup)
 
     def play(self, model: dict, seeds, gamma=None):
-        """Yields a Game for each of `seeds`, in their order; without a gamma it has no gradient.
+        """Yields a Game for each of `seeds`, in their order; without a gamma its gradient is void.
 
         The games are dealt one by one. As a game is a function of weights and seed alone, those of
-        a worker that died are simply played again. Raises Stopped, SetupError and WorkersLost.
+        a worker that died are simply played again. Raises Stopped, and
+        OSError when workers cannot be replaced.
         """
         self.records["W1"][0], self.records["W2"][0] = model["W1"].T, model["W2"]
         todo, playing, played = collections.deque(seeds), {}, {}
@@ -365,12 +358,12 @@ class Workers:
                         number, slot = playing.pop(future)
                         moved = self.records["moved"][slot].nonzero()[0]
                         dW1, dW2 = self.records["W1"][slot][moved], self.records["W2"][slot].copy()
-                        played[number] = Game(points, steps, gamma and (moved, dW1, dW2))
+                        played[number] = Game(points, steps, (moved, dW1, dW2))
                         free.append(slot)
                 except BrokenProcessPool:
                     deaths += 1
                     if deaths > 10:
-                        raise WorkersLost("worker processes die again and again") from None
+                        raise OSError("worker processes die again and again") from None
                     todo.extendleft(sorted((n for n, _ in playing.values()), reverse=True))
                     playing, free = {}, list(self.slots)
                     self.close()
@@ -633,10 +626,10 @@ def write_atomically(path, data: bytes):
             file.flush()
             os.fsync(file.fileno())
         os.replace(path + ".tmp", path)
-    except BaseException:
+    except OSError as error:
         with contextlib.suppress(OSError):
             os.remove(path + ".tmp")
-        raise
+        raise OSError(f"{path} cannot be written, and is as it was: {error}") from None
     if os.name == "posix":  # has the rename last through a power failure
         folder = os.open(os.path.dirname(path), os.O_RDONLY)
         try:
@@ -764,13 +757,13 @@ def train(args, stopped: list):
     if save_every % batch_size:
         raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
     log = Log(args.log, args.resume, state["games"])
-    first = saved = state["games"]
+    saved, kept = state["games"], args.resume
     batches = itertools.count() if args.episodes is None else range(-(-args.episodes // batch_size))
     report = Report(args, None if args.episodes is None else len(batches) * batch_size)
 
     def on_game(seed, game):
         nonlocal running_mean
-        number, total = seed[1], sum(game.points)
+        number, total = seed[1], sum(game.points, 0.0)
         running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
         rows.append((number, total, running_mean, game.steps))
         lines = [point_line(number, reward) for reward in game.points if not args.render]
@@ -780,18 +773,16 @@ def train(args, stopped: list):
         report.game(game, lines, f"running mean {running_mean:.2f}")
 
     def save():
-        nonlocal saved
+        nonlocal saved, kept
         if state["games"] > saved:
-            if saved == first and not args.resume:
+            if not kept:
                 keep(args.save)
+            kept = True
             save_checkpoint(args.save, model, state)
             saved = state["games"]
             report.line(f"saved {args.save}: {describe(state)}")
 
-    workers = Workers(
-        min(args.workers or usable_cores(), batch_size), model, stopped, args.render,
-        args.render and not args.quiet,
-    )  # fmt: skip
+    workers = start_workers(args, model, stopped, batch_size)
     with contextlib.closing(workers), contextlib.closing(report):
         try:
             for _ in batches:
@@ -808,7 +799,7 @@ def train(args, stopped: list):
                 if state["games"] // save_every > saved // save_every:
                     save()
             save()
-        except (Stopped, WorkersLost, OSError):
+        except (Stopped, OSError):
             save()  # what is there since the last whole batch
             raise
 
@@ -821,10 +812,7 @@ def evaluate(args, stopped: list):
         seed = secrets.randbits(32)
         print(f"evaluating {args.save}, seed {seed}")
     report, totals = Report(args, args.evaluate), []
-    workers = Workers(
-        min(args.workers or usable_cores(), args.evaluate), model, stopped, args.render,
-        args.render and not args.quiet,
-    )  # fmt: skip
+    workers = start_workers(args, model, stopped, args.evaluate)
     with contextlib.closing(workers), contextlib.closing(report):
         for k, game in enumerate(workers.play(model, [(seed, k, 1) for k in range(args.evaluate)])):
             totals.append(sum(game.points))
@@ -852,7 +840,7 @@ class Report:
             try:
                 from tqdm import tqdm
             except ImportError:
-                raise SetupError("--quiet needs tqdm: python -m pip install tqdm") from None
+                raise UsageError("--quiet needs tqdm: python -m pip install tqdm") from None
             self.bar = tqdm(total=games, unit="game")
 
     def game(self, game, lines, status):
@@ -875,6 +863,11 @@ class Report:
             self.bar.close()
 
 
+def start_workers(args, model, stopped, games):
+    count = min(args.workers or usable_cores(), games)
+    return Workers(count, model, stopped, args.render, args.render and not args.quiet)
+
+
 def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -885,15 +878,15 @@ def usable_cores() -> int:
 
 
 def import_gym():
-    """gymnasium where today's ale-py is installed, else gym 0.21. Raises SetupError."""
+    """gymnasium where today's ale-py is installed, else gym 0.21. Raises UsageError."""
     install = "python -m pip install -r requirements.txt"
     gymnasium, gym, ale_py = map(import_or_none, ("gymnasium", "gym", "ale_py"))
     if gymnasium is None and gym is None:
-        raise SetupError(f"neither gymnasium nor gym is installed: {install}")
+        raise UsageError(f"neither gymnasium nor gym is installed: {install}")
     if gymnasium is None and not gym.__version__.startswith("0.21."):
-        raise SetupError(f"gym {gym.__version__} is not supported, 0.21 or gymnasium is: {install}")
+        raise UsageError(f"gym {gym.__version__} is not supported, 0.21 or gymnasium is: {install}")
     if ale_py is None:
-        raise SetupError(f"ale-py, the Atari emulator, is not installed: {install}")
+        raise UsageError(f"ale-py, the Atari emulator, is not installed: {install}")
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     if gymnasium is None or not hasattr(gymnasium, "register_envs"):
         return gym
@@ -910,7 +903,7 @@ def import_or_none(name):
 def check_display():
     names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform.startswith("linux") and not any(map(os.environ.get, names)):
-        raise SetupError("--render needs a display, and there is none (DISPLAY is not set)")
+        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
 
 
 def versions() -> str:
@@ -967,7 +960,7 @@ def parse_arguments(argv=None):
     flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
     flag(
         "--seed", type=checked(int, lambda n: n >= 0, "a whole number, 0 or above"), metavar="N",
-        help="the same seed gives the same run (default: drawn and printed)",
+        help="the same seed gives the same run (default: drawn, printed)",
     )  # fmt: skip
     flag("--workers", **N, help="processes that play (default: one a core)")
     for name, check in HYPERPARAMETERS.items():
@@ -1018,9 +1011,9 @@ def main(argv=None) -> int:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UsageError, SetupError, CheckpointError, WorkersLost, OSError) as error:
+    except (UsageError, CheckpointError, OSError) as error:
         print(f"pong_pg: {error}", file=sys.stderr)
-        return 1 if isinstance(error, (WorkersLost, OSError)) else 2
+        return 1 if isinstance(error, OSError) else 2
 
 
 if __name__ == "__main__":
