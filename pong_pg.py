@@ -457,7 +457,7 @@ def load_checkpoint(path):
             raise CheckpointError(f"has {size} bytes, expected at most {most}")
         with open(path, "rb") as file:
             data = io.BytesIO(file.read(most))
-        model = read_model(SafeUnpickler(data, ARRAY_NAMES).load())
+        model = read_model(SafeUnpickler(data, array_names()).load())
         if data.tell() == size:
             return model, None
         everything = data.getbuffer()
@@ -504,7 +504,7 @@ class SafeUnpickler(pickle._Unpickler):
         name = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
         if name not in self.names:
             raise pickle.UnpicklingError(f"it names {name[:80]!r}, which no checkpoint needs")
-        return self.names[name]()
+        return self.names[name]
 
 
 class PickledDtype:
@@ -534,15 +534,15 @@ def pickled_bytes(text, encoding):  # protocols 0 to 2 write bytes as text
     return text.encode("latin-1")
 
 
-# For each name that the pickle of an array contains, what gives a stand-in for it: a new function,
-# so that a pickle cannot even change the stand-ins of the next.
-ARRAY_NAMES = {
-    "numpy.core.multiarray._reconstruct": lambda: lambda *_: PickledArray(),
-    "numpy.core.numeric._frombuffer": lambda: lambda *args: pickled_array_5(*args),
-    "numpy.ndarray": lambda: None,
-    "numpy.dtype": lambda: lambda *args: PickledDtype(*args),
-    "_codecs.encode": lambda: lambda *args: pickled_bytes(*args),
-}
+def array_names() -> dict:
+    """Stand-ins for all that the pickle of an array names; new ones, should a pickle change them."""
+    return {
+        "numpy.core.multiarray._reconstruct": lambda *_: PickledArray(),
+        "numpy.core.numeric._frombuffer": lambda *args: pickled_array_5(*args),
+        "numpy.ndarray": None,
+        "numpy.dtype": lambda *args: PickledDtype(*args),
+        "_codecs.encode": lambda *args: pickled_bytes(*args),
+    }
 
 
 def read_model(pickled) -> dict:
