@@ -535,7 +535,7 @@ def pickled_bytes(text, encoding):  # protocols 0 to 2 write bytes as text
 
 
 def array_names() -> dict:
-    """Stand-ins for all that the pickle of an array names; new ones, should a pickle change them."""
+    """Stand-ins for what the pickle of an array names; new ones, should a pickle change them."""
     return {
         "numpy.core.multiarray._reconstruct": lambda *_: PickledArray(),
         "numpy.core.numeric._frombuffer": lambda *args: pickled_array_5(*args),
