@@ -1,0 +1,519 @@
+"""setup_macos.sh under a PATH of fakes that record their calls, and its pip part for real."""
+
+import fnmatch
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+SCRIPT = REPO / "setup_macos.sh"
+BASH = shutil.which("bash")
+pytestmark = pytest.mark.skipif(BASH is None, reason="needs bash")
+pty = pytest.importorskip("pty")  # which Windows has not
+
+URL = "https://repo.anaconda.com/miniconda/Miniconda3-py312_25.7.0-2-MacOSX-{}.sh"
+SHA256 = {  # as Anaconda publishes them: a second copy, on purpose
+    "arm64": "8d67e7824088d7aa3bde938a4fc4365bb39ba1f710104cfe7bd9cfb9a99bd8d2",
+    "x86_64": "e8f6aed58d708cc544ba6bacbebad86787cb8df56667ff4729ad2fe36af32846",
+}
+
+# One program under all the names: it records its call, fails where FAIL (a pattern) says so, and
+# does of its namesake's work what the next step relies on. FAKES is the folder it is copied from.
+FAKE = r"""#!BASH
+set -eu
+name=${0##*/} base=${0%/*}/..
+call="$name $*"
+printf '%s\n' "${call//$'\n'/ }" >>"$LOG"
+fails() { [[ "$call" == ${FAIL:-nothing} ]]; }
+copy() { mkdir -p "$2" && cp "$FAKES/fake" "$2/$1"; }
+case "$call" in
+    "uname -s") echo "${SYSTEM:-Darwin}" ;;
+    "uname -m") echo "$PROCESSOR" ;;
+    "brew install wget") ! fails && copy wget "$FAKES" ;;
+    "wget -O "*)
+        echo 'exec "$FAKES/fake-installer" "$@" #' "$3${CORRUPT:-}" >"$2"
+        ! fails || { echo half >"$2" && exit 4; } ;;
+    "shasum -a 256")
+        read -r text
+        case "$text" in
+            *"$ARM64_URL") echo "$ARM64_SHA256  -" ;;
+            *"$X86_64_URL") echo "$X86_64_SHA256  -" ;;
+            *) echo "0123456789abcdef0123456789abcdef  -" ;;
+        esac
+        ! fails ;;
+    "fake-installer -b -u -p "*)
+        mkdir -p "$4/pkgs"
+        ! fails || exit 1
+        copy conda "$4/bin" && mkdir -p "$4/etc/profile.d"
+        echo 'conda() { echo "the function conda: $*"; }' >"$4/etc/profile.d/conda.sh" ;;
+    "conda info --base") ! fails && cd -P "${CONDA_BASE:-$base}" && pwd ;;
+    "conda create -y -p "*) mkdir -p "$4/conda-meta" && ! fails && copy python "$4/bin" ;;
+    "python -c import pip, sys;"*) ! fails && echo "${FOUND_PYTHON:-3.8}" ;;
+    "python -m pip install -r "*)
+        [ -r "$5" ] && ! fails && copy AutoROM "${0%/*}" ;;
+    "python -c "*"gym.make"*)
+        ! fails && [ -e "$base/rom" ] || exit 1
+        [[ "$call" != *"range(10)"*"env.step"*"ten steps"* ]] || echo "ten steps played" ;;
+    "python -c import gym; print"*) ! fails && printf '0.21.0\n1.24.4\n' ;;
+    "AutoROM --accept-license"*)
+        [ $# = 1 ] || [ -r "$3" ]
+        ! fails && { [ -n "${SWALLOW:-}" ] || >"$base/rom"; } ;;
+    *) ! fails ;;
+esac
+"""
+
+PROBES = ("uname", "conda info", "python -c import pip", "python -c import gym; gym.make")
+PINS = "python -m pip install pip<24.1 setuptools<66 wheel<0.39"
+VERSIONS = "python -c import gym; print(gym.__version__); import numpy; print(numpy.__version__)"
+
+
+class Mac:
+    """A Mac as it comes, Homebrew aside, below a folder with a space in its name."""
+
+    def __init__(self, root):
+        self.root = root
+        self.home, self.fakes, self.log = root / "home", root / "fakes", root / "log"
+        self.repo, self.prefix = root / "the repo", root / "home" / "miniconda3"
+        tools = root / "tools"  # and nothing else: no wget, conda or python of this machine
+        for folder in (self.home, self.fakes, self.repo, tools):
+            folder.mkdir(parents=True)
+        for tool in ("bash", "cat", "cp", "dirname", "grep", "ls", "mkdir", "mv", "rm", "sh"):
+            (tools / tool).symlink_to(shutil.which(tool))
+        shutil.copy(str(SCRIPT), str(self.repo))
+        shutil.copy(str(REPO / "requirements.txt"), str(self.repo))
+        self.fake("fake", "brew", "uname", "shasum", "fake-installer")
+        self.environment = {
+            "PATH": f"{self.fakes}:{tools}",
+            "HOME": str(self.home),
+            "SHELL": "/bin/zsh",
+            "LOG": str(self.log),
+            "FAKES": str(self.fakes),
+            "PROCESSOR": "arm64",
+            **{f"{p.upper()}_URL": URL.format(p) for p in SHA256},
+            **{f"{p.upper()}_SHA256": SHA256[p] for p in SHA256},
+        }
+
+    def fake(self, *names, folder=None):
+        (folder or self.fakes).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder or self.fakes).joinpath(name).write_text(FAKE.replace("BASH", BASH, 1))
+            (folder or self.fakes).joinpath(name).chmod(0o755)
+
+    def run(self, *arguments, stdin=subprocess.DEVNULL, **environment):
+        """Runs the script; the calls of this run are then in `calls` and `changes`."""
+        self.log.write_text("")
+        done = subprocess.run(
+            [BASH, str(self.repo / "setup_macos.sh"), *map(str, arguments)],
+            env={**self.environment, **environment},
+            cwd=str(self.root),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.calls = self.log.read_text().splitlines()
+        self.changes = [call for call in self.calls if not call.startswith(PROBES)]
+        return done
+
+    def set_up(self, *arguments, **environment):
+        done = self.run("--accept-license", *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        assert "ten steps played" in done.stdout
+        return done
+
+    def fails(self, *arguments, status=1, **environment):
+        """Runs the script, which must fail with one line of its own; gives the line."""
+        done = self.run(*arguments, **environment)
+        assert done.returncode == status, done.stdout + done.stderr
+        lines = done.stderr.splitlines()
+        assert [line.startswith("setup_macos.sh: ") for line in lines].count(True) == 1
+        assert lines[-1].startswith("setup_macos.sh: ")
+        assert "ten steps played" not in done.stdout
+        return lines[-1]
+
+    def tree(self):
+        files = (path for path in self.root.rglob("*") if path != self.log)
+        return {str(path): path.read_bytes() if path.is_file() else None for path in files}
+
+
+@pytest.fixture
+def mac(tmp_path):
+    return Mac(tmp_path)
+
+
+def steps_on_a_bare_mac(mac, processor="arm64", prefix=None):
+    prefix = prefix or mac.prefix
+    installer, environment = f"{prefix}.installer.sh", f"{prefix}/envs/py38"
+    return [
+        "brew install wget",
+        f"wget -O {installer}.part {URL.format(processor)}",
+        "shasum -a 256",
+        f"fake-installer -b -u -p {prefix}",
+        f"conda create -y -p {environment} --override-channels -c conda-forge python=3.8 pip",
+        PINS,
+        f"python -m pip install -r {mac.repo}/requirements.txt",
+        "AutoROM --accept-license",
+        VERSIONS,
+    ]
+
+
+# ---- the way through ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processor", ["arm64", "x86_64"])
+def test_a_bare_mac_is_set_up_in_order(mac, processor):
+    done = mac.set_up(PROCESSOR=processor)
+    *changes, ten_steps = mac.changes
+    assert changes == steps_on_a_bare_mac(mac, processor)
+    assert "range(10)" in ten_steps
+    assert done.stdout.endswith(f'cd "{mac.repo}"\nconda activate py38\npython pong_pg.py\n')
+    assert "0.21.0\n1.24.4\n" in done.stdout
+    assert [path.name for path in mac.home.iterdir() if "installer" in path.name] == []
+
+
+def test_prefix_is_where_miniconda_goes(mac):
+    mac.set_up("--prefix", "elsewhere/conda/")  # relative to where the user is
+    assert mac.changes[:-1] == steps_on_a_bare_mac(mac, prefix=mac.root / "elsewhere" / "conda")
+    assert not mac.prefix.exists()
+
+
+def test_a_second_run_adds_nothing(mac):
+    mac.set_up()
+    before = mac.tree()
+    mac.set_up()
+    assert mac.tree() == before
+    assert {call.split(" ")[0] for call in mac.changes} == {"python"}  # pip, versions, ten steps
+
+
+def test_what_is_there_is_used(mac):
+    mac.fake("wget")
+    mac.fake("conda", folder=mac.prefix / "bin")
+    mac.set_up()
+    assert mac.changes[0].startswith(f"conda create -y -p {mac.prefix}/envs/py38 ")
+
+
+def test_a_conda_on_path_is_used(mac):
+    mac.fake("wget", "conda")
+    base = mac.root / "other conda"  # a space is none of our business here
+    base.mkdir()
+    mac.set_up(CONDA_BASE=str(base))
+    assert mac.changes[0].startswith(f"conda create -y -p {base}/envs/py38 ")
+    assert not mac.prefix.exists()
+    assert f'export PATH="{base}/condabin:$PATH"' in (mac.home / ".zshrc").read_text()
+
+
+def test_without_homebrew_it_says_how_to_get_it(mac):
+    (mac.fakes / "brew").unlink()
+    assert "Homebrew is missing: install it as https://brew.sh says" in mac.fails()
+    assert mac.changes == []
+
+
+@pytest.mark.parametrize("machine", [{"SYSTEM": "Linux"}, {"PROCESSOR": "ppc"}])
+def test_another_machine_is_refused(mac, machine):
+    assert "take a Mac (arm64 or x86_64)" in mac.fails(**machine)
+    assert mac.changes == []
+
+
+# ---- failures -----------------------------------------------------------------------------------
+
+FAILURES = {
+    "brew install*": "Homebrew could not install wget",
+    "wget*": "cannot download https://repo.anaconda.com",
+    "shasum*": "shasum failed",
+    "fake-installer*": "the Miniconda installer failed",
+    "conda create*": "conda could not make py38",
+    "*pip<24.1*": "pip could not replace itself",
+    "*requirements.txt": "pip could not install requirements.txt",
+    "AutoROM*": "AutoROM failed",
+    "*gym.__version__*": "gym or numpy does not start",
+    "*range(10)*": "Pong does not play",
+}
+
+
+@pytest.mark.parametrize("failing", FAILURES)
+def test_a_step_that_fails_ends_the_run_and_the_next_run_carries_on(mac, failing):
+    assert FAILURES[failing] in mac.fails("--accept-license", FAIL=failing)
+    *succeeded, failed = mac.changes
+    assert fnmatch.fnmatch(failed, failing)  # nothing was done after it
+    mac.set_up()
+    assert failed in mac.changes
+    repeated = [call for call in mac.changes if call in succeeded]
+    assert all(call.startswith(("python -", "shasum")) for call in repeated)
+
+
+def test_a_wrong_checksum_deletes_the_download(mac):
+    line = mac.fails(CORRUPT=" and more")
+    assert "wrong SHA-256 and was deleted" in line
+    assert not any("installer" in call for call in mac.changes if "wget" not in call)
+    assert not mac.prefix.exists()
+    assert [path.name for path in mac.home.iterdir()] == []
+    mac.set_up()
+
+
+def test_the_checksum_is_the_processors_own(mac):
+    mac.environment["ARM64_SHA256"] = SHA256["x86_64"]
+    assert "wrong SHA-256" in mac.fails()
+
+
+def test_a_half_made_miniconda_is_completed(mac):
+    mac.fails(FAIL="fake-installer*")
+    assert (mac.prefix / "pkgs").is_dir()
+    mac.set_up()
+    assert mac.changes[:2] == steps_on_a_bare_mac(mac)[2:4]  # checked, and run, again
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(mac):
+    mac.prefix.mkdir()
+    (mac.prefix / "thesis.tex").write_text("mine")
+    before = mac.tree()
+    assert f"{mac.prefix} is there but has no working conda" in mac.fails()
+    before.pop(str(mac.fakes / "wget"), None)
+    after = mac.tree()
+    after.pop(str(mac.fakes / "wget"))  # which Homebrew installed
+    assert after == before
+
+
+def test_a_conda_that_is_broken_is_none(mac):
+    mac.fake("conda", folder=mac.prefix / "bin")
+    line = mac.fails(FAIL="conda info --base")
+    assert "has no working conda" in line
+
+
+def test_a_new_miniconda_that_does_not_work_is_named(mac):
+    line = mac.fails(FAIL="conda info --base")
+    assert f"{mac.prefix}/bin/conda does not work: remove {mac.prefix}" in line
+
+
+def test_a_half_made_environment_is_made_anew(mac):
+    mac.fails(FAIL="conda create*")
+    assert (mac.prefix / "envs" / "py38").is_dir()
+    mac.set_up()
+    assert mac.changes[0].startswith("conda create")
+
+
+def test_an_environment_with_another_python_is_refused_and_kept(mac):
+    mac.set_up()
+    before = mac.tree()
+    line = mac.fails(FOUND_PYTHON="3.11")
+    assert "has Python 3.11, not 3.8: conda env remove -n py38" in line
+    assert mac.tree() == before and mac.changes == []
+
+
+# ---- the shell's profile ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shell, there, profile",
+    [
+        ("/bin/zsh", [], ".zshrc"),
+        ("", [], ".zshrc"),  # macOS's own
+        ("/bin/bash", [], ".bash_profile"),
+        ("/bin/bash", [".profile"], ".profile"),  # else bash would no longer read it
+        ("/bin/bash", [".profile", ".bash_profile"], ".bash_profile"),
+    ],
+)
+def test_the_profile_gets_path_and_conda_once(mac, shell, there, profile):
+    for name in there:
+        (mac.home / name).write_text("export MINE=kept")  # with no newline at its end
+    mac.set_up(SHELL=shell)
+    mac.set_up(SHELL=shell)
+    changed = [p.name for p in mac.home.iterdir() if p.is_file() and "condabin" in p.read_text()]
+    assert changed == [profile]
+    assert (mac.home / profile).read_text().count("condabin") == 1
+    probe = f'. "{mac.home / profile}" && echo "$PATH" "${{MINE:-}}" && conda activate py38'
+    said = subprocess.check_output([BASH, "-c", probe], env={"PATH": "/bin"}).decode()
+    kept = " kept" if there else " "
+    assert said == f"{mac.prefix}/condabin:/bin{kept}\nthe function conda: activate py38\n"
+
+
+def test_zdotdir_is_respected(mac):
+    folder = mac.root / "dot files"
+    folder.mkdir()
+    mac.set_up(ZDOTDIR=str(folder))
+    assert "condabin" in (folder / ".zshrc").read_text()
+    assert not (mac.home / ".zshrc").exists()
+
+
+def test_what_conda_init_wrote_is_enough(mac):
+    block = f'# >>> conda initialize >>>\n. "{mac.prefix}/etc/profile.d/conda.sh"\n'
+    (mac.home / ".zshrc").write_text(block)
+    mac.set_up()
+    assert (mac.home / ".zshrc").read_text() == block
+
+
+def test_another_shell_is_told_what_to_do(mac):
+    done = mac.set_up(SHELL="/opt/bin/fish")
+    assert f"/opt/bin/fish is neither zsh nor bash: put {mac.prefix}/condabin" in done.stdout
+    assert [path for path in mac.home.iterdir() if path.is_file()] == []
+
+
+def test_a_profile_that_cannot_be_written_is_named(mac):
+    (mac.home / ".zshrc").mkdir()
+    line = mac.fails()
+    assert f"cannot write {mac.home}/.zshrc: add to it: export PATH=" in line
+
+
+# ---- the ROM ------------------------------------------------------------------------------------
+
+
+def answer(mac, text):
+    """Runs the script at a terminal at which `text` is typed."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, text)
+        return mac.run(stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("text", [b"y\n", b"Yes\n"])
+def test_the_licence_is_asked_at_the_terminal(mac, text):
+    done = answer(mac, text)
+    assert done.returncode == 0, done.stderr
+    assert "I own a license to these Atari 2600 ROMs" in done.stdout
+    assert "AutoROM --accept-license" in mac.changes
+
+
+@pytest.mark.parametrize("text", [b"n\n", b"\n", b"yeah\n", b"\x04"])
+def test_without_a_yes_there_is_no_rom(mac, text):
+    done = answer(mac, text)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("setup_macos.sh: without this licence")
+    assert not any(call.startswith("AutoROM") for call in mac.changes)
+
+
+def test_without_a_terminal_it_names_accept_license(mac):
+    line = mac.fails()
+    assert "no terminal" in line and "--accept-license" in line
+    assert not any(call.startswith("AutoROM") for call in mac.changes)
+
+
+def test_a_rom_that_is_there_raises_no_question(mac):
+    mac.set_up()
+    assert mac.run().returncode == 0
+
+
+def test_a_download_that_autorom_swallowed_is_noticed(mac):
+    line = mac.fails("--accept-license", SWALLOW="yes")
+    assert "AutoROM has left no ROM of Pong" in line and "--roms" in line
+    mac.set_up()
+
+
+def test_roms_are_taken_from_a_file(mac):
+    (mac.root / "my Roms.tar.gz").write_text("")
+    mac.set_up("--roms", "my Roms.tar.gz")
+    assert f"AutoROM --accept-license --source-file {mac.root}/my Roms.tar.gz" in mac.changes
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+
+def test_dry_run_says_all_and_does_nothing(mac):
+    before = mac.tree()
+    done = mac.run("--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert mac.tree() == before and mac.changes == []
+    said = [line for line in done.stdout.splitlines() if line.startswith("would run: ")]
+    words = ["brew install wget", "mkdir", "wget -O", "mv", "check_sha256", "bash", "rm"]
+    words += ["append_line", "/conda create", "pip\\<24.1", "requirements.txt"]
+    words += ["AutoROM --accept-license", "make_pong", "__version__", "range"]
+    assert len(said) == len(words)
+    assert all(word in line for word, line in zip(words, said))
+
+
+def test_dry_run_on_a_mac_that_is_set_up(mac):
+    mac.set_up()
+    before = mac.tree()
+    assert mac.run("--dry-run").returncode == 0
+    assert mac.tree() == before and mac.changes == []
+
+
+def test_help_names_every_option(mac):
+    done = mac.run("--help")
+    assert done.returncode == 0 and done.stderr == "" and mac.calls == []
+    for option in ("--accept-license", "--roms", "--prefix", "--dry-run", "--help"):
+        assert f"\n  {option} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--typo"], ["file"], ["--prefix"], ["--prefix", ""], ["--prefix", "/"], ["--roms", "none"]],
+)
+def test_bad_usage_is_exit_2(mac, arguments):
+    assert "--help" in mac.fails(*arguments, status=2)
+    assert mac.calls == []
+
+
+def test_a_home_with_a_space_needs_a_prefix_without(mac):
+    home = mac.root / "Jane Doe"
+    home.mkdir()
+    line = mac.fails(HOME=str(home))
+    assert f"Miniconda refuses a path with spaces ({home}/miniconda3)" in line
+    assert "--prefix DIR" in line
+    mac.set_up("--prefix", mac.prefix, HOME=str(home))
+    assert "condabin" in (home / ".zshrc").read_text()
+
+
+# ---- the script itself --------------------------------------------------------------------------
+
+
+def test_bash_parses_it():
+    subprocess.run([BASH, "-n", str(SCRIPT)], check=True)
+    assert os.access(str(SCRIPT), os.X_OK)
+
+
+def test_shellcheck_is_content():
+    beside_python = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    shellcheck = shutil.which("shellcheck", path=beside_python)
+    if shellcheck is None:
+        pytest.skip("needs shellcheck")
+    subprocess.run([shellcheck, "--enable=quote-safe-variables", str(SCRIPT)], check=True)
+
+
+def python38():
+    """A Python 3.8 that can make virtual environments, or None."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    found = [sys.executable, shutil.which("python3.8")]
+    found += sorted(map(str, pyenv.glob("versions/3.8*/bin/python")))
+    probe = "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 8))"
+    for python in filter(None, found):
+        if subprocess.run([python, "-c", probe], stderr=subprocess.DEVNULL).returncode == 0:
+            return python
+    return None
+
+
+def test_pip_part_for_real(mac):
+    """From the newest pip that Python 3.8 can have to ten steps of Pong, with the real gym 0.21."""
+    python = python38()
+    if python is None:
+        pytest.skip("needs a Python 3.8")
+    base = mac.root / "other conda"
+    environment = base / "envs" / "py38"
+    subprocess.run([python, "-m", "venv", str(environment)], check=True)
+    pip = [str(environment / "bin" / "python"), "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", "-U", "pip", "setuptools", "wheel"], check=True)
+    newest = subprocess.check_output([*pip, "--version"]).decode().split()[1]
+    assert tuple(map(int, newest.split(".")[:2])) >= (24, 1)  # one that refuses gym 0.21
+    download = [*pip, "download", "-q", "--no-deps", "--no-build-isolation", "-d", str(mac.root)]
+    roms = ["--no-binary", ":all:", "AutoROM.accept-rom-license==0.6.1"]
+    subprocess.run(download + roms, check=True)
+    (archive,) = mac.root.glob("AutoROM*.tar.gz")
+    with tarfile.open(str(archive)) as tar, (mac.root / "Roms.tar.gz").open("wb") as file:
+        (member,) = (name for name in tar.getnames() if name.endswith("/Roms.tar.gz"))
+        shutil.copyfileobj(tar.extractfile(member), file)
+
+    mac.fake("wget", "conda")
+    for name in os.environ:  # where pip finds its index
+        if name.startswith(("PIP_", "SSL_")) or name.lower().endswith("_proxy"):
+            mac.environment[name] = os.environ[name]
+    done = mac.set_up("--roms", "Roms.tar.gz", CONDA_BASE=str(base))
+    assert "\n0.21.0\n1." in done.stdout
+    assert mac.changes == []  # nothing was faked but the Mac
+    done = mac.set_up(CONDA_BASE=str(base))
+    assert "it is there already" in done.stdout
