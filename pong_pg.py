@@ -334,7 +334,8 @@ class Workers:
         self.start()
 
     def start(self):
-        self.executor = ProcessPoolExecutor(self.count, self.context, start_worker, self.setup)
+        with signals_held_back():
+            self.executor = ProcessPoolExecutor(self.count, self.context, start_worker, self.setup)
 
     def play(self, model: dict, seeds, gamma=None):
         """Yields a Game for each of `seeds`, in their order; without a gamma its gradient is void.
@@ -470,7 +471,7 @@ def load_checkpoint(path):
     except (CheckpointError, UsageError) as error:
         raise CheckpointError(f"{path} {error}") from None
     except Exception as error:  # whatever a hostile pickle leads to
-        reason = " ".join(f"{type(error).__name__} {error}"[:200].split())
+        reason = ascii(f"{type(error).__name__}: {error}"[:200])
         raise CheckpointError(f"{path} is not a checkpoint: {reason}") from None
 
 
@@ -483,10 +484,10 @@ class SafeUnpickler(pickle._Unpickler):
     class Fuse(dict):
         """Opcodes: an honest checkpoint has 100 or so. This stops the bombs of a million."""
 
-        left = 1000
+        left, last = 1000, 0
 
         def __getitem__(self, opcode):
-            self.left -= 1
+            self.left, self.last = self.left - 1, opcode
             if self.left < 0:
                 raise pickle.UnpicklingError("too many opcodes")
             return super().__getitem__(opcode)
@@ -496,23 +497,26 @@ class SafeUnpickler(pickle._Unpickler):
         self.names = names
         self.dispatch = self.Fuse(pickle._Unpickler.dispatch)
         self.dispatch[pickle.BYTEARRAY8[0]] = SafeUnpickler.load_bytearray
+        self.dispatch[pickle.FRAME[0]] = lambda self: self.read(8)  # frames only serve speed
+        texts = pickle.STRING[0], pickle.UNICODE[0]  # a number or name of megabytes takes hours
+        self._file_readline = lambda: file.readline(-1 if self.dispatch.last in texts else 99)
 
     def load_bytearray(self):  # the library's takes the memory that is claimed before it reads
         self.append(self.read(struct.unpack("<Q", self.read(8))[0]))
 
     def find_class(self, module, name):
-        name = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+        name = f"{module[:80].replace('numpy._core', 'numpy.core')}.{name[:80]}"
         if name not in self.names:
-            raise pickle.UnpicklingError(f"it names {name[:80]!r}, which no checkpoint needs")
+            raise pickle.UnpicklingError(f"it names {name!a}, which no checkpoint needs")
         return self.names[name]
 
 
 class PickledDtype:
     def __init__(self, code, *_):
-        self.code = code
+        self.order, self.code = None, code
 
     def __setstate__(self, state):
-        self.code = state[1] + self.code  # "<" + "f8"
+        self.order = state[1]
 
 
 class PickledArray:
@@ -524,14 +528,14 @@ class PickledArray:
 
 def pickled_array_5(data, dtype, shape, order):  # protocol 5 pickles arrays in one call
     array = PickledArray()
-    array.__setstate__((1, shape, dtype, order == "F", bytes(data)))
+    array.__setstate__((1, shape, dtype, order == "F", data))
     return array
 
 
 def pickled_bytes(text, encoding):  # protocols 0 to 2 write bytes as text
     if encoding != "latin1":
         raise ValueError("bytes in another encoding than latin1")
-    return text.encode("latin-1")
+    return text  # encoded once its length is known to be right
 
 
 def array_names() -> dict:
@@ -556,11 +560,11 @@ def read_model(pickled) -> dict:
             raise CheckpointError(f"has {brief(array)} for {name}, expected an array")
         if array.shape != shape:
             raise CheckpointError(f"has {name} of shape {brief(array.shape)}, expected {shape}")
-        dtype = getattr(array.dtype, "code", None)
-        if dtype not in ("<f8", ">f8"):
+        dtype = getattr(array.dtype, "order", None), getattr(array.dtype, "code", None)
+        if dtype not in (("<", "f8"), (">", "f8")):
             raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
         data = array.data.encode("latin-1") if isinstance(array.data, str) else array.data
-        model[name] = read_floats(name, data, shape, dtype, "F" if array.fortran else "C")
+        model[name] = read_floats(name, data, shape, "".join(dtype), "F" if array.fortran else "C")
     return model
 
 
@@ -590,10 +594,11 @@ def read_state(pickled, model) -> dict:
     like = new_state(0, {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()})
     check_alike("state", pickled, {**like, "rmsprop_cache": {"W1": b"", "W2": b""}})
     if pickled["format"] != like["format"]:
-        raise CheckpointError(f"is of format {pickled['format']}, expected {like['format']}")
+        raise CheckpointError(f"is of format {brief(pickled['format'])}, expected {like['format']}")
     for name, check in HYPERPARAMETERS.items():
         check(pickled["hyperparameters"][name])
-    if pickled["seed"] < 0 or pickled["games"] < 0 or not math.isfinite(pickled["running_mean"]):
+    whole = pickled["seed"], pickled["games"]
+    if min(whole) < 0 or max(whole) >= 2**63 or not math.isfinite(pickled["running_mean"]):
         raise CheckpointError("has a seed, number of games or running mean that cannot be")
     cache = {}
     for name, data in pickled["rmsprop_cache"].items():
@@ -614,8 +619,18 @@ def check_alike(name, found, like):
             check_alike(key, found[key], like[key])
 
 
+class Brief(reprlib.Repr):
+    def repr_bytes(self, x, level):
+        return f"{len(x)} bytes"
+
+    def repr_int(self, x, level):
+        return super().repr_int(x, level) if x.bit_length() < 99 else "a huge number"
+
+
 def brief(value) -> str:
-    return f"{len(value)} bytes" if isinstance(value, bytes) else reprlib.repr(value)
+    short = Brief()
+    short.maxlevel = 2
+    return short.repr(value).encode("ascii", "backslashreplace").decode()
 
 
 def write_atomically(path, data: bytes):
@@ -930,7 +945,7 @@ def checked(kind, allowed, meaning):
     return check
 
 
-natural = checked(int, lambda n: n >= 1, "a whole number above 0")
+natural = checked(int, lambda n: 1 <= n < 2**31, "a whole number above 0, and not a huge one")
 HYPERPARAMETERS = {
     "batch_size": natural,
     "learning_rate": checked(float, lambda x: 0 < x < math.inf, "a number above 0"),
@@ -959,8 +974,8 @@ def parse_arguments(argv=None):
     flag("--save-every", **N, help="games between checkpoints (default: 100 or just above)")
     flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
     flag(
-        "--seed", type=checked(int, lambda n: n >= 0, "a whole number, 0 or above"), metavar="N",
-        help="the same seed gives the same run (default: drawn, printed)",
+        "--seed", type=checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1"),
+        metavar="N", help="the same seed gives the same run (default: drawn, printed)",
     )  # fmt: skip
     flag("--workers", **N, help="processes that play (default: one a core)")
     for name, check in HYPERPARAMETERS.items():
