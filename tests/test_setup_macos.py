@@ -114,7 +114,7 @@ class Mac:
             stdin=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         self.calls = self.log.read_text().splitlines()
         self.changes = [call for call in self.calls if not call.startswith(PROBES)]
