@@ -1,0 +1,338 @@
+"""What is missing is named, and the errors of docs/troubleshooting.md are the real ones.
+
+What installs from the network runs where CI is set, on one Python: `CI=1 python -m pytest`.
+"""
+
+import ast
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import venv
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, SCRIPT, run_script
+from packaging.requirements import Requirement
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+INSTALL = "python -m pip install -r requirements.txt"
+PYTHON38 = sys.version_info[:2] == (3, 8)
+on_gym = pytest.mark.skipif(find_spec("gymnasium") is not None, reason="gym 0.21 is not installed")
+on_gymnasium = pytest.mark.skipif(find_spec("gymnasium") is None, reason="needs gymnasium")
+ENV = {**os.environ, "PIP_NO_CACHE_DIR": "1", "UV_NO_CACHE": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def in_ci(python38):
+    return pytest.mark.skipif(
+        "CI" not in os.environ or python38 != PYTHON38,
+        reason="installs from the network: in CI, on one Python",
+    )
+
+
+def run(*command, cwd=None, env=None):
+    """Gives the exit status, and what was printed to either stream."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env or ENV, timeout=200, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def python(code, *args, **options):
+    return run(sys.executable, "-c", textwrap.dedent(code), *args, **options)
+
+
+# ---- something is missing -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def python_without(tmp_path):
+    """Makes a Python that has all packages of this one but those named."""
+
+    def make(*missing, but=()):
+        folder = tmp_path / "venv"
+        venv.create(folder, symlinks=True, with_pip=False)
+        (site,) = folder.glob("lib/python*/site-packages")
+        for entry in Path(np.__file__).parent.parent.iterdir():
+            if re.split(r"[-.]", entry.name.lower())[0] not in missing:
+                (site / entry.name).symlink_to(entry)
+        for name, version, code in but:
+            (site / f"{name}.py").write_text(f"__version__ = {version!r}\n{code}\n")
+            info = site / f"{name}-{version}.dist-info"
+            info.mkdir()
+            metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            (info / "METADATA").write_text(metadata)
+        return folder / "bin" / "python"
+
+    return make
+
+
+def refusal(python, folder, *flags, **env):
+    """The one line that the script ends with."""
+    folder = folder / "run"
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [str(python), str(SCRIPT), *flags], cwd=str(folder), env={**ENV, **env},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("pong_pg: ") and not list(folder.iterdir())
+    return done.stderr
+
+
+STUB_026 = ("gym", "0.26.2", "import sys; print('Gym has been unmaintained', file=sys.stderr)")
+STUB_029 = ("gymnasium", "0.29.1", "")
+
+
+@pytest.mark.parametrize(
+    "missing, but, words",
+    [
+        (["numpy"], [], ["numpy is missing"]),
+        (["gym", "gymnasium"], [], ["neither gymnasium nor gym"]),
+        (["gym", "gymnasium", "ale_py"], [], ["neither gymnasium nor gym"]),
+        (["ale_py"], [], ["ale-py", "not installed"]),
+        (["gym", "gymnasium"], [STUB_026], ["gym 0.26.2", "0.21"]),
+        (["gym", "gymnasium", "ale_py"], [STUB_026], ["gym 0.26.2", "0.21"]),
+        (["gym", "gymnasium"], [STUB_029], ["gymnasium 0.29.1"]),
+        (["gym", "gymnasium"], [STUB_026, STUB_029], ["gym"]),
+    ],
+    ids=[
+        "no-numpy", "no-gym", "nothing", "no-ale-py", "gym-0.26", "gym-0.26-and-no-ale-py",
+        "gymnasium-0.29", "gym-0.26-and-gymnasium-0.29",
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_with_the_command_that_installs_it(
+    python_without, tmp_path, missing, but, words
+):
+    line = refusal(python_without(*missing, but=but), tmp_path)
+    for word in [*words, INSTALL]:
+        assert word in line
+    if STUB_026 in but and STUB_029 not in but:
+        seen("gym-0.26", line)
+
+
+@on_gymnasium
+def test_another_gym_beside_gymnasium_is_left_alone(python_without, tmp_path):
+    python = python_without("gym", but=[STUB_026])
+    code, out = run(python, SCRIPT, "--episodes", 1, "--batch-size", 1, cwd=tmp_path)
+    assert code == 0 and "unmaintained" not in out
+
+
+@on_gym
+def test_a_missing_rom_is_named_with_the_command_that_installs_it(python_without, tmp_path):
+    line = refusal(python_without("autorom"), tmp_path)
+    assert "AutoROM --accept-license" in line
+    seen("pong-rom", line)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are Linux's trouble")
+def test_a_missing_display_is_named(tmp_path):
+    nowhere = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "SDL_VIDEODRIVER": ""}
+    seen("no-display", refusal(sys.executable, tmp_path, "--render", **nowhere))
+
+
+# ---- the errors of docs/troubleshooting.md ------------------------------------------------------
+
+
+def seen(name, output):
+    """Is the error of this name on the page in the output? There `...` stands for anything."""
+    (quote,) = re.findall(rf"^<!-- {re.escape(name)} -->\n```text\n(.*?)```\n", PAGE, re.M | re.S)
+    pattern = r"\s+".join(re.escape(word).replace(r"\.\.\.", ".*?") for word in quote.split())
+    assert re.search(pattern, output, re.S), f"{quote}\nis not in\n{output}"
+
+
+def cure(heading):
+    """The code that the page offers under this heading."""
+    section = PAGE.split(f"\n### {heading}\n")[1].split("\n##")[0]
+    return re.search(r"<!-- cure -->\n```\w+\n(.*?)```", section, re.S).group(1)
+
+
+def test_every_error_of_the_page_is_provoked():
+    calls = [node for node in ast.walk(ast.parse(Path(__file__).read_text()))
+             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "seen"]  # fmt: skip
+    assert {call.args[0].value for call in calls} == set(
+        re.findall(r"^<!-- (\S+) -->\n```text$", PAGE, re.M)
+    )
+    assert PAGE.count("```text") == len(re.findall(r"^<!-- (\S+) -->\n```text$", PAGE, re.M))
+
+
+@in_ci(python38=True)
+def test_gym_021_is_refused_by_new_tools_and_the_cure_installs_it(tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    path = os.pathsep.join([str(tmp_path / "venv" / "bin"), os.environ["PATH"]])
+    env = {**ENV, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+    def pip_install(*args):
+        return run("python", "-m", "pip", "install", *args, env=env)
+
+    assert pip_install("setuptools>=66")[0] == 0
+    code, out = pip_install("--no-deps", "gym==0.21.0")
+    assert code != 0
+    seen("extras", out)
+    assert pip_install("pip==24.0", "setuptools<66", "wheel>=0.39")[0] == 0
+    code, out = pip_install("--no-deps", "gym==0.21.0")
+    assert code != 0
+    seen("wheel", out)
+    assert pip_install("pip>=24.1", "uv")[0] == 0
+    code, out = pip_install("--no-deps", "gym==0.21.0")
+    assert code != 0
+    seen("pip-metadata", out)
+
+    requirements = [line for line in (ROOT / "requirements.txt").open() if line.startswith("gym[")]
+    (tmp_path / "requirements.txt").write_text("".join(requirements))
+    (tmp_path / "old.txt").write_text("setuptools<66\nwheel<0.39\n")
+    uv = ["uv", "pip", "install", "--python", tmp_path / "venv", "-r", "requirements.txt"]
+    code, out = run(*uv, cwd=tmp_path, env=env)
+    assert code != 0
+    seen("extras", out)
+    code, out = run(*uv, "--build-constraint", "old.txt", cwd=tmp_path, env=env)
+    assert code != 0
+    seen("uv-metadata", out)
+
+    commands = cure("gym 0.21 has invalid metadata")
+    code, out = run("bash", "-euc", commands, cwd=tmp_path, env={**env, "PIP_NO_DEPS": "1"})
+    assert code == 0, out
+    code, out = run("python", "-m", "pip", "show", "gym", env=env)
+    assert "Version: 0.21.0" in out
+
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@pytest.mark.skipif(
+    not list(Path("/usr/lib").glob("python3*/EXTERNALLY-MANAGED")),
+    reason="the Python of this system is not externally managed",
+)
+def test_an_externally_managed_python_refuses_pip():
+    code, out = run(SYSTEM_PYTHON, "-m", "pip", "install", "--no-index", "no-such-package")
+    if "No module named pip" in out:
+        pytest.skip("the system's Python has no pip")
+    assert code != 0
+    seen("externally-managed", out)
+
+
+@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="Debian keeps venv apart")
+def test_debian_without_python3_venv_says_so(tmp_path):
+    """As if ensurepip, which is in that package, were not there."""
+    code = """
+        import os.path, subprocess, sys, venv
+
+        def fail(*args, **options):
+            raise subprocess.CalledProcessError(1, "ensurepip")
+
+        there = os.path.exists
+        os.path.exists = lambda path: "ensurepip" not in str(path) and there(path)
+        venv.EnvBuilder._call_new_python = fail
+        venv.main(sys.argv[1:])
+    """
+    code, out = run(SYSTEM_PYTHON, "-c", textwrap.dedent(code), tmp_path / "venv")
+    assert code == 1
+    seen("ensurepip", out)
+
+
+@on_gym
+def test_gym_without_a_rom_cannot_find_pong(python_without):
+    code, out = run(python_without("autorom"), "-c", "import gym; gym.make('Pong-v0')")
+    assert code != 0
+    seen("gym-rom", out)
+
+
+@on_gym
+def test_autorom_swallows_a_failed_download(tmp_path):
+    command = [shutil.which("AutoROM", path=str(Path(sys.executable).parent)), "--accept-license"]
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    code, out = run(*command, "--install-dir", tmp_path, env={**ENV, **nowhere})
+    assert code == 0 and not list(tmp_path.iterdir())
+    seen("autorom", out)
+
+
+@on_gymnasium
+def test_gymnasium_without_ale_py_knows_no_pong(python_without):
+    python = python_without("ale_py")
+    make = "import gymnasium; gymnasium.make({!r})"
+    seen("no-name", run(python, "-c", make.format("Pong-v0"))[1])
+    seen("no-namespace", run(python, "-c", make.format("ALE/Pong-v5"))[1])
+
+
+@on_gym
+def test_gym_without_ale_py_knows_no_pong(python_without):
+    code, out = run(python_without("ale_py"), "-c", "import gym; gym.make('Pong-v0')")
+    seen("unregistered", out)
+
+
+@on_gymnasium
+def test_a_loop_written_for_gym_021_gets_too_many_values():
+    code, out = python("""
+        import gymnasium as gym
+        env = gym.make("CartPole-v1")
+        env.reset()
+        observation, reward, done, info = env.step(0)
+    """)
+    assert code != 0
+    seen("unpack", out)
+
+
+@on_gym
+def test_atari_games_refuse_env_render():
+    code, out = python("""
+        import gym
+        env = gym.make("Breakout-v0")
+        env.reset()
+        env.render()
+    """)
+    assert code != 0
+    seen("deprecated", out)
+
+
+@on_gym
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are Linux's trouble")
+def test_a_window_without_a_display_does_not_open(tmp_path):
+    env = {key: value for key, value in ENV.items() if key != "WAYLAND_DISPLAY"}
+    env.update(DISPLAY=":4242", SDL_VIDEODRIVER="x11", SDL_AUDIODRIVER="dummy")
+    code, out = python("import gym; gym.make('Breakout-v0', render_mode='human')", env=env)
+    assert code != 0
+    seen("sdl", out)
+    line = refusal(sys.executable, tmp_path, "--render", **env)
+    assert "Failed to initialize SDL" in line
+
+
+def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_script_can(tmp_path):
+    model = {"W1": np.ones((200, 6400)), "W2": np.ones(200)}
+    theirs = re.sub(b"numpy.(?:_core|core)", b"numpy._core", pickle.dumps(model, 2))
+    (tmp_path / "theirs.p").write_bytes(theirs)
+    if np.__version__.startswith("1."):
+        code, out = python("import pickle; pickle.load(open('theirs.p', 'rb'))", cwd=tmp_path)
+        assert code != 0
+        seen("numpy-core", out)
+    done = run_script("--evaluate", 1, "--save", "theirs.p", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(SCRIPT, tmp_path)
+    code, out = python(cure("No module named numpy._core"), cwd=tmp_path)
+    assert code == 0, out
+    load = "import pickle; print(pickle.load(open('converted.p', 'rb'))['W1'].sum())"
+    assert python(load, cwd=tmp_path) == (0, "1280000.0\n")
+
+
+# ---- what the newcomer types --------------------------------------------------------------------
+
+
+def test_uv_run_installs_what_requirements_txt_asks_for():
+    block = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", SCRIPT.read_text(), re.M).group(1)
+    wanted = dict(re.findall(r"^# (\S+) = (.+)$", block, re.M))
+    assert ast.literal_eval(wanted["requires-python"]) == ">=3.9"
+    inline = {str(Requirement(line)) for line in ast.literal_eval(wanted["dependencies"])}
+    for version in ("3.9", "3.13", "3.14"):
+        found = set()
+        for line in (ROOT / "requirements.txt").read_text().splitlines():
+            if line.strip() and not line.startswith("#"):
+                requirement = Requirement(line)
+                marker, requirement.marker = requirement.marker, None
+                if not marker or marker.evaluate({"python_version": version}):
+                    found.add(str(requirement))
+        assert found == inline, version
