@@ -893,26 +893,35 @@ def usable_cores() -> int:
 
 
 def import_gym():
-    """gymnasium where today's ale-py is installed, else gym 0.21. Raises UsageError."""
+    """gymnasium with today's ale-py, or gym 0.21 with its own. Raises UsageError."""
     install = "python -m pip install -r requirements.txt"
-    gymnasium, gym, ale_py = map(import_or_none, ("gymnasium", "gym", "ale_py"))
-    if gymnasium is None and gym is None:
+    gymnasium, gym, ale_py = map(version, ("gymnasium", "gym", "ale-py"))
+    if gymnasium and not gymnasium.startswith("0.") and not (ale_py or "").startswith("0.7."):
+        name = "gymnasium"
+    elif gym and gym.startswith("0.21."):
+        name = "gym"
+    elif gym or gymnasium:
+        found = f"gym {gym}" if gym else f"gymnasium {gymnasium} with ale-py {ale_py}"
+        raise UsageError(f"{found} is not supported, gymnasium 1.0 and gym 0.21 are: {install}")
+    else:
         raise UsageError(f"neither gymnasium nor gym is installed: {install}")
-    if gymnasium is None and not gym.__version__.startswith("0.21."):
-        raise UsageError(f"gym {gym.__version__} is not supported, 0.21 or gymnasium is: {install}")
     if ale_py is None:
         raise UsageError(f"ale-py, the Atari emulator, is not installed: {install}")
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    if gymnasium is None or not hasattr(gymnasium, "register_envs"):
-        return gym
-    gymnasium.register_envs(ale_py)
-    return gymnasium
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gym, ale_py = importlib.import_module(name), importlib.import_module("ale_py")
+            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+            if name == "gymnasium":
+                gym.register_envs(ale_py)
+    except ImportError as error:
+        raise UsageError(f"{error}: {install}") from error
+    return gym
 
 
-def import_or_none(name):
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(name)
+def version(package):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
 
 
 def check_display():
@@ -922,12 +931,9 @@ def check_display():
 
 
 def versions() -> str:
-    def version(name):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return f"{name} {importlib.metadata.version(name)}"
-
-    packages = filter(None, map(version, ("numpy", "gym", "gymnasium", "ale-py")))
-    return ", ".join([f"pong_pg {__version__}", f"Python {platform.python_version()}", *packages])
+    found = [f"pong_pg {__version__}", f"Python {platform.python_version()}"]
+    packages = ("numpy", "gym", "gymnasium", "ale-py")
+    return ", ".join(found + [f"{name} {version(name)}" for name in packages if version(name)])
 
 
 # ---- command line -------------------------------------------------------------------------------
