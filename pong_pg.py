@@ -154,9 +154,9 @@ def prepro(frame: np.ndarray) -> np.ndarray:
     Crops the field (rows 35 to 194), takes every second pixel of its red channel and erases the two
     backgrounds, 144 and 109. The frame is not modified. Blog post, `prepro`.
     """
-    red = frame[35:195:2, ::2, 0].copy()
+    red = frame[35:195:2, ::2, 0].ravel()
     paddles_and_ball = (red != 144) & (red != 109) & (red != 0)
-    return paddles_and_ball.ravel().view(np.int8)
+    return paddles_and_ball.view(np.int8)
 
 
 # ---- policy -------------------------------------------------------------------------------------

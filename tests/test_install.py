@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -336,3 +337,37 @@ def test_uv_run_installs_what_requirements_txt_asks_for():
                 if not marker or marker.evaluate({"python_version": version}):
                     found.add(str(requirement))
         assert found == inline, version
+
+
+@in_ci(python38=False)
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="the lines are those of Debian and Ubuntu")
+def test_the_readmes_linux_lines_take_a_bare_machine_to_a_game(tmp_path):
+    """As typed in an empty clone; apt-get only says what it would install."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n### Linux\n")[1].split("\n##")[0]
+    lines = re.findall(r"^```bash\n(.*?)```", section, re.M | re.S)
+    lines += re.findall(r"^<!-- train -->\n```bash\n(.*?)```", readme, re.M | re.S)
+    assert len(lines) == 2 and "sudo apt-get install" in lines[0] and "python3 -m venv" in lines[1]
+    for name in ("pong_pg.py", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    (binaries / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
+    (binaries / "sudo").chmod(0o755)
+    (binaries / "python3").symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / "apt.conf").write_text('APT::Get::Simulate "true";\n')
+    path = os.pathsep.join([str(binaries), os.environ["PATH"]])
+    run = subprocess.Popen(
+        ["bash", "-euc", "".join(lines)], cwd=str(tmp_path), start_new_session=True, text=True,
+        env={**ENV, "PATH": path, "APT_CONFIG": str(tmp_path / "apt.conf")},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    out = []
+    for line in run.stdout:
+        out.append(line)
+        if line.startswith("ep 0: game finished, reward: "):
+            os.killpg(run.pid, signal.SIGINT)
+            break
+    assert "python3-venv" in "".join(out), out
+    out += run.communicate(timeout=30)[0]
+    assert run.returncode == 130, "".join(out)
