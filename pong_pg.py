@@ -120,7 +120,7 @@ class Pong:
             except Exception as error:
                 if "Unable to find" in str(error) or "ROM" in str(error):
                     raise UsageError(
-                        "the ROM of Pong is missing: AutoROM --accept-license (README: 'Python 3.8')"
+                        "the ROM of Pong is missing: AutoROM --accept-license (see README)"
                     ) from error
                 raise UsageError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
         actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
