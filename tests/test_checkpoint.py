@@ -310,6 +310,18 @@ def test_every_length_that_is_cut_is_noticed(small):
         refusal(path, data[:end] + more)
 
 
+def test_a_frame_does_not_hide_what_is_behind_a_model(small):
+    """What a frame of protocol 4 claims to contain might reach beyond the end of the pickle."""
+    _, path = small
+    model = pickle.dumps(make_model(2, 3), 3)[2:]
+    for more in b"", b"junk", b"cos\nsystem\n(S'touch canary'\ntR.":
+        framed = b"\x80\4\x95" + struct.pack("<Q", len(model + more)) + model + more
+        if more:
+            refusal(path, framed)
+        else:
+            assert bits(read(path, framed)[0]) == bits(make_model(2, 3))
+
+
 def test_cuts_at_every_4_kib_are_noticed(shrink, tmp_path):
     pong_pg.save_checkpoint(tmp_path / "save.p", *shrink(8, 6400))
     data = (tmp_path / "save.p").read_bytes()
@@ -721,6 +733,8 @@ ODD = {
 
 BOMBS = {
     "100,000 marks": lambda: b"(" * 100_000,
+    "40 million Nones": lambda: b"(" + b"N" * MOST + b"t.",
+    "a million tuples as a key": lambda: b"}N" + b"\x85" * 10**6 + b"Ns.",
     "a million Nones": lambda: b"(" + b"N" * 10**6 + b"t.",
     "100,000 lists in lists": lambda: b"]" * 10**5 + b"a" * 10**5 + b".",
     "100,000 tuples in tuples": lambda: b"N" + b"\x85" * 10**5 + b".",

@@ -21,6 +21,7 @@ from conftest import ROOT, SCRIPT
 import pong_pg
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+SIGNALS = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
 RUN = "--batch-size 1 --save-every 1 --workers 1 --learning-rate 3e-3 --seed 3".split()
 
 # ---- runs that things are done to ---------------------------------------------------------------
@@ -501,7 +502,16 @@ def test_a_signal_at_any_moment_ends_the_run_cleanly(tmp_path):
     in_pairs(stop, jobs)
 
 
-SIGNALS = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_during_the_imports_ends_the_script_without_a_word(tmp_path, number):
+    """Here numpy takes a minute to import, as from a slow disk."""
+    (tmp_path / "numpy.py").write_text(
+        "print('importing', flush=True)\nimport time; time.sleep(60)"
+    )
+    run = Run(tmp_path / "run", *RUN, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    run.wait_until(lambda: "importing" in run.stdout)
+    os.killpg(run.pid, number)
+    assert run.end() == (128 + number, "") and run.leaves_nobody()
 
 
 def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path):
