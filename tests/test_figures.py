@@ -1,0 +1,381 @@
+"""What tools/figures.py draws, looked at pixel by pixel."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import pong_pg
+
+sys.path.insert(0, str(ROOT / "tools"))
+import figures
+
+SEED, FIRST, STEPS = 1, 40, 60  # of the GIF
+HYPERPARAMETERS = {"batch_size": 10, "learning_rate": 1e-4, "gamma": 0.99, "decay_rate": 0.99}
+COLOURS = {"blue": (0, 114, 178), "orange": (213, 94, 0), "white": (255, 255, 255)}
+
+
+def draw(*args):
+    """Exit status of `figures.py ARGS`."""
+    try:
+        return figures.main(list(map(str, args)))
+    except SystemExit as stop:
+        return stop.code
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def is_colour(image, name):
+    return (np.abs(image.astype(int) - COLOURS[name]) <= 6).all(axis=-1)
+
+
+# ---- learning curve
+
+
+def write_log(path, running_mean):
+    """A log of which hours go with the square of games; gives its arrays games and hours."""
+    rng = np.random.default_rng(0)
+    games = np.arange(1, len(running_mean) + 1)
+    seconds = games**2 * 0.01
+    scores = np.clip(np.rint(running_mean + rng.normal(0, 4, len(games))), -21, 21)
+    rows = zip(games - 1, scores, running_mean, games, seconds)
+    lines = ["episode,reward,running_mean,steps,seconds", *(",".join(map(str, r)) for r in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return games, seconds / 3600
+
+
+def panels_and_even_row(image):
+    """The first and last columns of both panels, and the row that is half way up them."""
+    dark = (image < 80).all(axis=-1)
+    starts = (dark.sum(axis=0) > 500).nonzero()[0]  # the vertical axes
+    starts = starts[np.diff(starts, prepend=-9) > 2]
+    assert len(starts) == 2
+    top, floor = dark[:, starts[0]].argmax(), dark.sum(axis=1).argmax()
+    across = dark[floor].nonzero()[0]  # the horizontal axes
+    ends = [across[across < starts[1] - 20][-1], across[-1]]
+    return list(zip(starts, ends)), (top + floor) // 2
+
+
+def test_curve_shows_the_mean_the_even_line_and_where_they_cross(tmp_path, capsys):
+    running_mean = np.linspace(-20, 10, 900)  # it is even after two thirds
+    games, hours = write_log(tmp_path / "a.csv", running_mean)
+    assert draw("curve", tmp_path / "a.csv", "--out", tmp_path / "curve.png") == 0
+    image = pixels(tmp_path / "curve.png")
+    assert image.shape == (760, 1800, 3)
+    assert is_colour(image, "white").mean() > 0.8
+    assert not is_colour(image, "orange").any()
+    panels, even_row = panels_and_even_row(image)
+    even = (running_mean >= 0).argmax()
+    for (start, end), x in zip(panels, (games, hours)):
+        line = image[even_row - 2 : even_row + 3, start:end]
+        dashes = (line < 80).all(axis=-1).any(axis=0)
+        assert 0.4 < dashes.mean() < 0.95
+        assert dashes[:50].any() and dashes[-50:].any()
+        ring = is_colour(line[2], "blue").nonzero()[0]
+        assert is_colour(line[2], "white")[int(ring.mean())] and 12 < np.ptp(ring) < 30
+        limit = x[-1] + 0.05 * (x[-1] - x[0])
+        assert ring.mean() / (end - start) == pytest.approx(x[even] / limit, abs=0.01)
+        mean_line = is_colour(image[:, start:end], "blue").any(axis=0)
+        assert mean_line[: int(0.9 * (end - start))].mean() > 0.98  # the whole way
+    assert f"even after: {games[even]} games, {hours[even]:.2f} hours" in capsys.readouterr().out
+
+
+def test_curve_marks_no_crossing_where_there_is_none(tmp_path, capsys):
+    write_log(tmp_path / "a.csv", np.linspace(-20, -5, 300))
+    assert draw("curve", tmp_path / "a.csv", "--out", tmp_path / "curve.png") == 0
+    image = pixels(tmp_path / "curve.png")
+    _, even_row = panels_and_even_row(image)
+    assert not is_colour(image[even_row], "blue").any()
+    assert "not yet" in capsys.readouterr().out
+
+
+def test_curve_of_several_long_logs_has_a_legend(tmp_path):
+    logs = tmp_path / "a.csv", tmp_path / "b.csv"
+    write_log(logs[0], np.linspace(-20, 14, 20_000))
+    write_log(logs[1], np.linspace(-20, 10, 9_000))
+    assert draw("curve", *logs, "--out", tmp_path / "curve.png") == 0
+    image = pixels(tmp_path / "curve.png")
+    (start, end), _ = panels_and_even_row(image)[0]
+    corner = image[450:650, (start + end) // 2 : end]  # where no mean is
+    assert is_colour(corner, "blue").sum() > 100
+    assert is_colour(corner, "orange").sum() > 100
+
+
+def test_a_line_that_is_being_written_does_not_count(tmp_path):
+    write_log(tmp_path / "a.csv", np.linspace(-20, -5, 30))
+    with open(tmp_path / "a.csv", "a") as log:
+        log.write("30,-2")
+    assert figures.read_log(tmp_path / "a.csv")["games"].tolist() == list(range(1, 31))
+
+
+# ---- weights
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory):
+    """A checkpoint of random weights: units of different strength, the top rows of W1 zero."""
+    path = tmp_path_factory.mktemp("figures") / "save.p"
+    rng = np.random.default_rng(7)
+    model = pong_pg.init_model(rng)
+    model["W1"] *= rng.uniform(0.1, 3, (200, 1))
+    model["W1"][:, :800] = 0
+    pong_pg.save_checkpoint(path, model, pong_pg.new_state(7, HYPERPARAMETERS))
+    return path
+
+
+def test_weights_are_crisp_images_strongest_first(save, tmp_path):
+    assert draw("weights", "--save", save, "--out", tmp_path / "weights.png") == 0
+    page = pixels(tmp_path / "weights.png")
+    assert 640 <= page.shape[1] <= 900 and page.shape[0] <= 900
+    model, _ = pong_pg.load_checkpoint(save)
+    strength = [abs(w2) * sum(w1**2) ** 0.5 for w1, w2 in zip(model["W1"], model["W2"])]
+    units = sorted(range(200), key=lambda i: -strength[i])
+    white = is_colour(page, "white")
+    for i, unit in enumerate(units[:20]):
+        y, x = 42 + i // 5 * 163, 3 + i % 5 * 163
+        cell = page[y : y + 160, x : x + 160].astype(int)
+        assert (cell == cell[::2, ::2].repeat(2, 0).repeat(2, 1)).all()
+        w = model["W1"][unit].reshape(80, 80)
+        red_over_blue = (cell[..., 0] - cell[..., 2])[::2, ::2]
+        strong = np.abs(w) > 0.1 * np.abs(w).max()
+        assert (np.sign(red_over_blue) == np.sign(w))[strong].all()
+        most = np.unravel_index(np.abs(w).argmax(), w.shape)
+        extreme = is_colour(cell[::2, ::2], "orange" if w[most] > 0 else "blue")
+        assert extreme[most] and extreme.sum() < 20
+        assert white[y : y + 20, x : x + 160].all()  # the rows of zero weights
+    gaps = page[42 - 3 : 42].reshape(-1, 3)
+    assert (gaps == 128).all()
+    assert white[:38].mean() > 0.6
+    assert 0.01 < (page[:38] < 128).all(axis=-1).mean() < 0.3  # the title
+
+
+# ---- a game
+
+
+class Recorder(pong_pg.Pong):
+    """A Pong that keeps all frames, and counts emulator frames by the draws of `integers`."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames, self.held = [], []
+
+    def reset(self):
+        self.frames.append(super().reset().copy())
+        return self.frame
+
+    def step(self, action, rng):
+        class Draws:
+            random = rng.random
+
+            def integers(_, low, high):
+                self.held.append(int(rng.integers(low, high)))
+                return self.held[-1]
+
+        result = super().step(action, Draws())
+        self.frames.append(self.frame.copy())
+        return result
+
+
+@pytest.fixture(scope="module")
+def game(save):
+    """All of the game that the GIFs show a part of: (frames, held, epx, rewards)."""
+    pong, model = Recorder(), pong_pg.load_checkpoint(save)[0]
+    epx, _, _, rewards = pong_pg.play_game(pong, model, np.random.default_rng([SEED, 0, 1]))
+    return pong.frames, pong.held, epx, rewards
+
+
+@pytest.fixture(scope="module")
+def gif(save, tmp_path_factory):
+    path = tmp_path_factory.mktemp("figures") / "game.gif"
+    part = "--seed", SEED, "--from", FIRST, "--steps", STEPS
+    assert draw("game", "--save", save, *part, "--out", path) == 0
+    return path
+
+
+def pictures(path):
+    """Gives (pictures (n, height, width, 3), their durations in milliseconds)."""
+    images, durations = [], []
+    with Image.open(path) as gif:
+        assert gif.info["loop"] == 0  # for ever
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            images.append(np.array(gif.convert("RGB")))
+            durations.append(gif.info["duration"])
+    return np.array(images), durations
+
+
+def test_gif_runs_at_the_real_frame_rate(gif, game):
+    _, held, _, _ = game
+    images, durations = pictures(gif)
+    assert images.shape == (STEPS + 1, 420, 728, 3)
+    assert durations[-1] == 1000
+    real = 1000 / 60 * np.cumsum(held[FIRST : FIRST + STEPS])
+    assert np.abs(np.cumsum(durations[:-1]) - real).max() <= 5
+    assert set(held) == {2, 3, 4}
+
+
+def test_gif_is_small(gif):
+    assert gif.stat().st_size < 20_000 + 1_500 * STEPS
+
+
+def test_gif_shows_the_game_to_the_pixel(gif, game):
+    for image, frame in zip(pictures(gif)[0], game[0][FIRST:]):
+        assert (image[:, :320] == frame.repeat(2, 0).repeat(2, 1)).all()
+
+
+def test_gif_shows_what_the_network_sees(gif, game):
+    frames, _, epx, _ = game
+    images, _ = pictures(gif)
+    appeared, gone = (230, 159, 0), (86, 180, 233)
+    for t, image in enumerate(images, FIRST):
+        view = image[70:390, 336:656]
+        x = np.zeros((320, 320), int)
+        for sign, colour in (1, appeared), (-1, gone):
+            x[(view == colour).all(axis=-1)] = sign
+        difference = pong_pg.prepro(frames[t]).astype(int) - pong_pg.prepro(frames[t - 1])
+        assert (x == difference.reshape(80, 80).repeat(4, 0).repeat(4, 1)).all()
+        assert (difference == epx[t]).all()
+    assert np.abs(epx[FIRST : FIRST + STEPS]).sum() > 100
+
+
+def test_the_bar_is_as_high_as_p_up(gif, game, save):
+    model, _ = pong_pg.load_checkpoint(save)
+    heights, expected = [], []
+    for image, x in zip(pictures(gif)[0], game[2][FIRST:]):
+        heights.append((image[70:390, 668:688] == (0, 158, 115)).all(axis=-1).sum() / 20)
+        h = np.maximum(0, model["W1"] @ x.astype(float))
+        expected.append(320 / (1 + np.exp(-model["W2"] @ h)))
+    assert heights == pytest.approx(expected, abs=0.6)
+    assert np.ptp(expected) > 20
+
+
+def test_points_ends_after_so_many_points_and_the_score_follows(save, game, tmp_path, capsys):
+    rewards = game[3]
+    steps = [t for t, reward in enumerate(rewards) if reward != 0]
+    part = "--seed", SEED, "--from", steps[1], "--points", 2
+    assert draw("game", "--save", save, *part, "--out", tmp_path / "a.gif") == 0
+    images, _ = pictures(tmp_path / "a.gif")
+    assert len(images) == steps[2] - steps[1] + 12  # half a second later
+    heads = images[:, :35, 336:]
+    until = steps[2] - steps[1]
+    assert (heads[1 : until + 1] == heads[1]).all() and (heads[until + 1 :] == heads[-1]).all()
+    assert (heads[0] != heads[1]).any() and (heads[1] != heads[-1]).any()
+    lines = capsys.readouterr().out.splitlines()[1:]
+    for line, n in zip(lines, (2, 3)):
+        won = sum(rewards[t] > 0 for t in steps[:n])
+        assert line.strip() == f"step {steps[n - 1]}: built-in player {n - won}, agent {won}"
+    assert len(lines) == 2
+
+
+def test_the_end_of_a_game_is_its_last_picture(save, game, tmp_path, capsys):
+    frames, _, _, rewards = game
+    part = "--seed", SEED, "--from", len(rewards) - 9, "--steps", 500
+    assert draw("game", "--save", save, *part, "--out", tmp_path / "a.gif") == 0
+    images, _ = pictures(tmp_path / "a.gif")
+    assert len(images) == 10
+    assert (images[-1][::2, :320:2] == frames[-1]).all()
+    assert "built-in player 21, agent " in capsys.readouterr().out
+
+
+def test_a_gif_ends_before_it_is_too_big(gif, save, tmp_path, capsys, monkeypatch):
+    assert figures.MOST_BYTES == 3_000_000
+    monkeypatch.setattr(figures, "MOST_BYTES", 50_000)
+    part = "--seed", SEED, "--from", FIRST, "--steps", STEPS
+    assert draw("game", "--save", save, *part, "--out", tmp_path / "a.gif") == 0
+    assert 40_000 < (tmp_path / "a.gif").stat().st_size <= 50_000
+    images, durations = pictures(tmp_path / "a.gif")
+    all_images, all_durations = pictures(gif)
+    n = len(images)
+    assert (images == all_images[:n]).all()
+    assert durations == all_durations[: n - 1] + [1000]
+    assert f"{STEPS + 1 - n} steps left out" in capsys.readouterr().err
+
+
+# ---- what they share
+
+
+LOG = "episode,reward,running_mean,steps,seconds\n"
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ("curve none.csv --out a.png", "No such file"),
+        ("curve empty.csv --out a.png", "is not a log"),
+        ("curve header.csv --out a.png", "a row a game"),
+        ("curve short.csv --out a.png", "a row a game"),
+        ("curve words.csv --out a.png", "could not convert"),
+        ("curve nan.csv --out a.png", "not finite"),
+        ("curve binary.csv --out a.png", "is not a log"),
+        ("curve one.csv --out one.csv", "expected a .png"),
+        ("curve one.csv --out nowhere/a.png", "in a folder that is there"),
+        ("curve", "required: LOG"),
+        ("", "required: FIGURE"),
+        ("weights --save none.p --out a.png", "none.p is not there"),
+        ("weights --save one.csv --out a.png", "one.csv is not a checkpoint"),
+        ("game --save none.p --out a.gif", "none.p is not there"),
+        ("game --save {save} --from 10001 --out a.gif", "over after step"),
+        ("game --steps 0", "'0' is not a whole number from 1 on"),
+        ("game --from -1", "--from"),
+        ("game --steps 5 --points 1", "not allowed with"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(args, message, save, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    row = "0,-20.0,-20.0,1549,3.612\n"
+    for name, text in {
+        "empty": "", "header": LOG, "short": LOG + "0,1,2\n", "words": LOG + row.replace("0", "x"),
+        "nan": LOG + row.replace("1549", "nan"), "binary": "\0\udcff\n", "one": LOG + row,
+    }.items():  # fmt: skip
+        (tmp_path / f"{name}.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = sorted(tmp_path.iterdir())
+    assert draw(*args.format(save=save).split()) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("figures: ") and err.count("\n") == 1 and message in err
+    assert out == ""
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "one.csv").read_text() == LOG + row
+
+
+@pytest.mark.parametrize(
+    "args, module, package",
+    [
+        ("curve a.csv --out a.png", "matplotlib", "matplotlib"),
+        ("weights --out a.png", "PIL", "Pillow"),
+        ("game --out a.gif", "PIL", "Pillow"),
+    ],
+)
+def test_a_missing_package_is_named(args, module, package, tmp_path):
+    code = f"import sys, runpy; sys.modules[{module!r}] = None; del sys.argv[0]"
+    code += "; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(ROOT / "tools" / "figures.py"), *args.split()]
+    done = subprocess.run(command, cwd=str(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"figures: {package} is missing: python -m pip install {package}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(save, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    (tmp_path / "a.png").write_text("old")
+    monkeypatch.setattr(figures.os, "replace", full)
+    assert draw("weights", "--save", save, "--out", tmp_path / "a.png") == 1
+    assert capsys.readouterr().err == "figures: No space left on device\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_text() == "old"
+
+
+@pytest.mark.parametrize("figure", ["", "curve", "weights", "game"])
+def test_help_fits_a_screen(figure, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert draw(*figure.split(), "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
