@@ -78,7 +78,9 @@ render = False  # show the game in a window?
 
 D = 80 * 80  # input dimensionality: the pixels of a preprocessed frame
 UP, DOWN = 2, 3  # the two actions of Pong that the policy chooses from
+FIELD = np.s_[35:195:2, ::2]  # every second pixel of the field: 80 x 80 of the 210 x 160
 MAX_STEPS = 10_000  # of a game
+UNKNOWN = 2  # a pixel that is neither background, 0, nor else, 1
 
 
 class UsageError(argparse.ArgumentTypeError):
@@ -125,24 +127,43 @@ class Pong:
                 raise UsageError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
         actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
         self.buttons = [action.value for action in actions]
-        self.frame = np.empty((210, 160, 3), np.uint8)  # used again for every step
+        self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
+        self.rgb = np.empty((210, 160, 3), np.uint8)
+        self.pixels = bytearray([UNKNOWN] * 256)  # what `prepro` makes of each colour
 
-    def reset(self) -> np.ndarray:
-        """Starts a game. Gives its first frame, (210, 160, 3) uint8."""
+    def reset(self):
+        """Starts a game."""
         self.ale.reset_game()
         self.carried_out = self.buttons[0]  # what the emulator carried out last: nothing
-        self.ale.getScreenRGB(self.frame)
-        return self.frame
 
     def step(self, action: int, rng: np.random.Generator):
-        """Holds `action` for 2 to 4 sticky frames. Gives (frame, reward, is the game over?)."""
+        """Holds `action` for 2 to 4 sticky frames. Gives (reward, is the game over?)."""
         reward = 0.0
         for _ in range(rng.integers(2, 5)):
             if rng.random() >= 0.25:
                 self.carried_out = self.buttons[action]
             reward += self.ale.act(self.carried_out)
-        self.ale.getScreenRGB(self.frame)
-        return self.frame, reward, self.ale.game_over()
+        return reward, self.ale.game_over()
+
+    def frame(self) -> np.ndarray:
+        """The screen, (210, 160, 3) uint8, in memory that is used again for every frame."""
+        self.ale.getScreenRGB(self.rgb)
+        return self.rgb
+
+    def prepro(self) -> np.ndarray:
+        """The same as `prepro(self.frame())`, but faster.
+
+        The emulator has the numbers of the colours at hand and works out their red, green and blue
+        pixel by pixel. So `prepro` itself only has to see the frames that show a new colour.
+        """
+        self.ale.getScreen(self.screen)
+        colours = self.screen[FIELD].tobytes()
+        pixels = colours.translate(self.pixels)
+        if UNKNOWN in pixels:
+            pixels = prepro(self.frame()).tobytes()
+            for colour, pixel in zip(colours, pixels):
+                self.pixels[colour] = pixel
+        return np.frombuffer(pixels, np.int8)
 
 
 # ---- preprocessing ------------------------------------------------------------------------------
@@ -154,7 +175,7 @@ def prepro(frame: np.ndarray) -> np.ndarray:
     Crops the field (rows 35 to 194), takes every second pixel of its red channel and erases the two
     backgrounds, 144 and 109. The frame is not modified. Blog post, `prepro`.
     """
-    red = frame[35:195:2, ::2, 0].ravel()
+    red = frame[..., 0][FIELD].ravel()
     paddles_and_ball = (red != 144) & (red != 109) & (red != 0)
     return paddles_and_ball.view(np.int8)
 
@@ -184,7 +205,7 @@ def policy_forward(model: dict, x: np.ndarray):
     columns of W1 are read.
     """
     on = (x != 0).nonzero()[0]
-    h = np.dot(x[on].astype(np.float64), model["W1"].T.take(on, axis=0))
+    h = np.dot(x.take(on), model["W1"].T.take(on, axis=0))
     np.maximum(h, 0.0, out=h)  # ReLU
     return float(sigmoid(np.dot(model["W2"], h))), h
 
@@ -262,23 +283,21 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point=None):
     epx = np.empty((MAX_STEPS, D), np.int8)  # memory is only taken up by the steps played
     eph = np.empty((MAX_STEPS, len(model["W2"])))
     epdlogp, rewards = [], []
-    previous, current, done = None, prepro(pong.reset()), False
-    while not done and len(rewards) < MAX_STEPS:
-        x, t = epx[len(rewards)], len(rewards)
-        if previous is None:
-            x[:] = 0
-        else:
-            np.subtract(current, previous, out=x)  # the input is what moved
+    pong.reset()
+    current = pong.prepro()  # so that nothing has moved at the first step
+    for t in range(MAX_STEPS):
+        previous, current = current, pong.prepro()
+        x = np.subtract(current, previous, out=epx[t])  # the input is what moved
         p, eph[t] = policy_forward(model, x)
         up = rng.random() < p  # sample an action
         epdlogp.append(up - p)
-        frame, reward, done = pong.step(UP if up else DOWN, rng)
+        reward, done = pong.step(UP if up else DOWN, rng)
         rewards.append(reward)
         if reward != 0 and on_point:
             on_point(reward)
-        previous, current = current, prepro(frame)
-    T = len(rewards)
-    return epx[:T], eph[:T], np.array(epdlogp), rewards
+        if done:
+            break
+    return epx[: t + 1], eph[: t + 1], np.array(epdlogp), rewards
 
 
 def game_gradient(model: dict, played, gamma: float) -> dict:

@@ -38,10 +38,11 @@ def gyms_own(**options):
 def trace(pong, seed, steps):
     """Plays at random; gives the rewards that were not 0 with their steps, and a checksum."""
     rng, frames, points = np.random.default_rng(seed), hashlib.sha256(), []
-    frames.update(pong.reset().tobytes())
+    pong.reset()
+    frames.update(pong.frame().tobytes())
     for t in range(steps):
-        frame, reward, done = pong.step(2 if rng.random() < 0.5 else 3, rng)
-        frames.update(frame.tobytes())
+        reward, done = pong.step(2 if rng.random() < 0.5 else 3, rng)
+        frames.update(pong.frame().tobytes())
         if reward:
             points.append((t, reward))
         if done:
@@ -65,14 +66,14 @@ def test_a_game_does_not_depend_on_the_games_before(pong):
 def test_without_chance_it_is_gyms_pong_to_the_pixel(pong, frames):
     gyms = gyms_own(frameskip=frames, repeat_action_probability=0.0)
     gyms.reset()
-    first = gyms.ale.getScreenRGB()
-    np.testing.assert_array_equal(pong.reset(), first)
+    pong.reset()
+    np.testing.assert_array_equal(pong.frame(), gyms.ale.getScreenRGB())
     rng, rewards = np.random.default_rng(1), 0
     for _ in range(250):
         action = int(rng.integers(2, 4))
-        frame, reward, done = pong.step(action, NoChance(frames))
+        reward, done = pong.step(action, NoChance(frames))
         expected, expected_reward, expected_done = gyms.step(action)[:3]
-        np.testing.assert_array_equal(frame, expected)
+        np.testing.assert_array_equal(pong.frame(), expected)
         assert (reward, done) == (expected_reward, expected_done)
         rewards += reward != 0
     assert rewards > 0
@@ -144,9 +145,11 @@ def test_pong_v0_carries_out_the_last_action_again_as_often_as_we_do(pong):
 
 def frames_of_a_game(pong, steps=400):
     rng = np.random.default_rng(8)
-    yield pong.reset()
+    pong.reset()
+    yield pong.frame()
     for _ in range(steps):
-        yield pong.step(2 if rng.random() < 0.5 else 3, rng)[0]
+        pong.step(2 if rng.random() < 0.5 else 3, rng)
+        yield pong.frame()
 
 
 def by_the_book(frame):
@@ -171,6 +174,15 @@ def test_prepro_equals_the_blog_posts(pong):
     read_only = random.copy()
     read_only.setflags(write=False)
     pong_pg.prepro(read_only)
+
+
+def test_the_pong_sees_what_prepro_makes_of_its_frames():
+    """From the first frame on and at every new colour, whichever frames were seen before."""
+    for first in (0, 1, 150):
+        pong = pong_pg.Pong()
+        for t, frame in enumerate(frames_of_a_game(pong)):
+            if t >= first:
+                np.testing.assert_array_equal(pong.prepro(), by_the_book(frame))
 
 
 def test_paddles_and_ball_survive_scores_and_walls_do_not(pong):
@@ -201,16 +213,17 @@ def test_the_first_input_is_zero_and_the_others_are_differences(pong):
     assert epx.shape == (T, 6400) and eph.shape == (T, 200) and epdlogp.shape == (T,)
     assert epx.dtype == np.int8 and not epx[0].any() and epx[1:100].any()
     rng = np.random.default_rng([0, 0])
-    previous, frame = None, pong.reset()
+    pong.reset()
+    previous = None
     for t in range(T):
-        current = by_the_book(frame)
+        current = by_the_book(pong.frame())
         x = current * 0 if previous is None else current - previous
         np.testing.assert_array_equal(epx[t], x)
         p, h = pong_pg.policy_forward(model, epx[t])
         up = rng.random() < p
         np.testing.assert_array_equal(eph[t], h)
         assert epdlogp[t] == (1 if up else 0) - p
-        frame, reward, done = pong.step(2 if up else 3, rng)
+        reward, done = pong.step(2 if up else 3, rng)
         assert rewards[t] == reward
         previous = current
     assert done and abs(sum(rewards)) <= 21

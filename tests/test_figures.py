@@ -166,8 +166,8 @@ class Recorder(pong_pg.Pong):
         self.frames, self.held = [], []
 
     def reset(self):
-        self.frames.append(super().reset().copy())
-        return self.frame
+        super().reset()
+        self.frames.append(self.frame().copy())
 
     def step(self, action, rng):
         class Draws:
@@ -178,7 +178,7 @@ class Recorder(pong_pg.Pong):
                 return self.held[-1]
 
         result = super().step(action, Draws())
-        self.frames.append(self.frame.copy())
+        self.frames.append(self.frame().copy())
         return result
 
 

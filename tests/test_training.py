@@ -80,16 +80,16 @@ def test_the_run_equals_the_textbook_loop(short_run):
         for k in (2 * batch, 2 * batch + 1):
             rng = np.random.default_rng([3, k])
             xs, hs, dlogps, rewards, previous, done = [], [], [], [], None, False
-            frame = pong.reset()
+            pong.reset()
             while not done:
-                image = frame[35:195:2, ::2, 0].astype(float).ravel()
+                image = pong.frame()[35:195:2, ::2, 0].astype(float).ravel()
                 current = ((image != 144) & (image != 109) & (image != 0)).astype(float)
                 x = current * 0 if previous is None else current - previous
                 p, h = dense_forward(model, x)
                 up = rng.random() < p
                 previous = current
                 xs.append(x), hs.append(h), dlogps.append(up - p)
-                frame, reward, done = pong.step(2 if up else 3, rng)
+                reward, done = pong.step(2 if up else 3, rng)
                 rewards.append(reward)
             totals.append(sum(rewards))
             returns, running = np.zeros(len(rewards)), 0.0

@@ -104,13 +104,17 @@ def our_batch(workers, model, cache):
 
 
 def emulate(games):
-    """Plays games at random with our chance, frames read, nothing learned. Gives their steps."""
+    """Plays games at random with our chance, reads their frames in RGB as Gym does, learns nothing.
+
+    Gives the number of their steps.
+    """
     pong, steps = pong_pg.open_pong(False), 0
     for k in games:
         rng, done = np.random.default_rng([SEED, k]), False
         pong.reset()
         while not done:
-            _, _, done = pong.step(2 if rng.random() < 0.5 else 3, rng)
+            _, done = pong.step(2 if rng.random() < 0.5 else 3, rng)
+            pong.frame()
             steps += 1
     return steps
 
@@ -195,10 +199,10 @@ class EndlessPong(pong_pg.Pong):
     """Starts the next game where one ends, so that what is played is cut at 10,000 steps."""
 
     def step(self, action, rng):
-        frame, reward, done = super().step(action, rng)
+        reward, done = super().step(action, rng)
         if done:
             super().reset()
-        return frame, reward, False
+        return reward, False
 
 
 def memory_of_a_worker():

@@ -166,23 +166,23 @@ class FilmedPong(pong_pg.Pong):
         self.shots = []  # before each step and at the end: (emulator frame, input, colour numbers)
 
     def reset(self):
-        self.now, self.steps = pong_pg.prepro(super().reset()), 0
+        super().reset()
+        self.now, self.steps = self.prepro(), 0
         self.keep()
-        return self.frame
 
     def step(self, action, rng):
-        frame, reward, over = super().step(action, rng)
+        reward, over = super().step(action, rng)
         self.points -= reward != 0 and self.steps >= self.first
         self.steps += 1
         if reward != 0 and self.points == 0:
             self.last = self.steps + AFTERMATH
         self.keep()
-        return frame, reward, over or self.steps >= self.last
+        return reward, over or self.steps >= self.last
 
     def keep(self):
-        before, self.now = self.now, pong_pg.prepro(self.frame)
+        before, self.now = self.now, self.prepro()
         if self.steps >= self.first:
-            codes = self.frame @ np.array([1 << 16, 1 << 8, 1])
+            codes = self.frame() @ np.array([1 << 16, 1 << 8, 1])
             found = np.unique(codes).tolist()
             self.colours += [code for code in found if code not in self.colours]
             numbers = np.array([self.colours.index(code) for code in found], np.uint8)
