@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
-def run_script(*args, cwd, timeout=120, env=None, **options):
+def run_script(*args, cwd, timeout=600, env=None, **options):
     """Runs `python pong_pg.py ARGS` in `cwd` to its end; gives the process with its output."""
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, args)],

@@ -68,12 +68,12 @@ class Run:
 
     def end(self):
         """Waits for the end; gives (exit status, standard error)."""
-        return self.process.wait(timeout=120), self.stderr
+        return self.process.wait(timeout=600), self.stderr
 
     def kill(self):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=300)
 
     def workers(self):
         """The processes that play for it; multiprocessing's housekeeper is another child."""

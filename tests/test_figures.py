@@ -355,7 +355,7 @@ def test_a_missing_package_is_named(args, module, package, tmp_path):
     code = f"import sys, runpy; sys.modules[{module!r}] = None; del sys.argv[0]"
     code += "; runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", code, str(ROOT / "tools" / "figures.py"), *args.split()]
-    done = subprocess.run(command, cwd=str(tmp_path), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=str(tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr == f"figures: {package} is missing: python -m pip install {package}\n"
     assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def refusal(python, folder, *flags, **env):
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [str(python), str(SCRIPT), *flags], cwd=str(folder), env={**ENV, **env},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("pong_pg: ") and not list(folder.iterdir())

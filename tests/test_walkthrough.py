@@ -53,7 +53,7 @@ def run(language, code, folder):
     screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
     return subprocess.run(
         command, cwd=str(folder), env={**os.environ, **screen, "PATH": path},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
