@@ -157,7 +157,7 @@ class Pong:
         pixel by pixel. So `prepro` itself only has to see the frames that show a new colour.
         """
         self.ale.getScreen(self.screen)
-        colours = self.screen[FIELD].tobytes()
+        colours = self.screen[FIELD].ravel().tobytes()  # alone, tobytes would be slow
         pixels = colours.translate(self.pixels)
         if UNKNOWN in pixels:
             pixels = prepro(self.frame()).tobytes()
