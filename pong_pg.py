@@ -33,6 +33,7 @@ if __name__ == "__main__":  # during the imports below a signal ends the script 
     on_stop_signals(lambda number, _: os._exit(128 + number))
 
 import argparse
+import atexit
 import collections
 import contextlib
 import csv
@@ -421,6 +422,7 @@ def start_worker(memory, shape, show, live):
     global worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    atexit.register(os._exit, 0)  # the emulator's library would report leaks as it is unloaded
     worker = np.frombuffer(memory, record_type(shape)), show, live
 
 

@@ -471,6 +471,23 @@ def test_a_parent_that_is_killed_leaves_no_worker_behind(tmp_path, games):
     assert run.leaves_nobody()
 
 
+LEAVE = """
+import numpy as np, pong_pg
+if __name__ == "__main__":
+    model = pong_pg.init_model(np.random.default_rng(0))
+    workers = pong_pg.Workers(1, model)
+    print(len(list(workers.play(model, [(0, 0)]))))
+    workers.executor.shutdown()
+"""
+
+
+def test_a_worker_that_is_told_to_leave_says_nothing(tmp_path):
+    """The others may be told so when one is killed, and the emulator would report leaks then."""
+    (tmp_path / "leave.py").write_text(LEAVE)
+    run = Run(tmp_path, script=tmp_path / "leave.py", env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.end() == (0, "") and run.stdout == "1\n"
+
+
 # ---- signals ------------------------------------------------------------------------------------
 
 
