@@ -1,8 +1,10 @@
 """Real runs, end to end: one seed, one result, whatever plays it and however often it is cut."""
 
+import contextlib
 import csv
 import hashlib
 import math
+import os
 import pickle
 import re
 import shutil
@@ -129,6 +131,16 @@ def test_any_number_of_workers_gives_the_same_bits(short_run, tmp_path, workers,
     assert run_script(*RUN, *flags, cwd=tmp_path, env=env).returncode == 0
     assert sha256(tmp_path / "save.p") == sha256(short_run / "save.p")
     assert log_without_seconds(tmp_path / "log.csv") == log_without_seconds(short_run / "log.csv")
+
+
+def test_a_worker_has_one_blas_thread_whatever_is_said_outside(monkeypatch):
+    """The products are too small here for threads to tell in the bits: not so on every BLAS."""
+    for blas in ("OPENBLAS", "OMP", "MKL"):
+        monkeypatch.setenv(blas + "_NUM_THREADS", "7")
+    workers = pong_pg.Workers(1, pong_pg.init_model(np.random.default_rng(0)))
+    with contextlib.closing(workers):
+        for blas in ("OPENBLAS", "OMP", "MKL"):
+            assert workers.executor.submit(os.getenv, blas + "_NUM_THREADS").result() == "1"
 
 
 def test_resume_equals_uninterrupted(short_run, tmp_path):
