@@ -478,15 +478,15 @@ def load_checkpoint(path):
         if size > most:
             raise CheckpointError(f"has {size} bytes, expected at most {most}")
         with open(path, "rb") as file:
-            data = io.BytesIO(file.read(most))
-        model = read_model(SafeUnpickler(data, array_names()).load())
-        if data.tell() == size:
+            data = file.read(most)
+        pickles = io.BytesIO(data)
+        model = read_model(SafeUnpickler(pickles, array_names()).load())
+        if pickles.tell() == size:
             return model, None
-        everything = data.getbuffer()
-        if hashlib.sha256(everything[:-32]).digest() != everything[-32:]:
+        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
             raise CheckpointError("is damaged: its checksum does not match")
-        state = read_state(SafeUnpickler(data, {}).load(), model)
-        if data.tell() != size - 32:
+        state = read_state(SafeUnpickler(pickles, {}).load(), model)
+        if pickles.tell() != size - 32:
             raise CheckpointError("has something behind its second pickle")
         return model, state
     except (CheckpointError, UsageError) as error:
