@@ -440,14 +440,14 @@ def kill_workers(run, moments):
 
     On a busy machine the run may be over before the last of them; the first must be met.
     """
-    killed = 0
+    killed = []
     for games in moments:
         run.wait_until(lambda g=games: killed and run.over() or run.games() >= g and run.workers())
         time.sleep(0.1)
         for pid in run.workers()[:1]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                killed += 1
+                killed.append(pid)
     assert killed
 
 
