@@ -30,7 +30,9 @@ RUN = "--batch-size 1 --save-every 1 --workers 1 --learning-rate 3e-3 --seed 3".
 class Run:
     """The script with `flags` in `folder`, in a session of its own; its output goes to files."""
 
-    def __init__(self, folder, *flags, script=SCRIPT, **options):
+    begun = []
+
+    def __init__(self, folder, *flags, script=SCRIPT, ignored=(), **options):
         folder.mkdir(exist_ok=True)
         self.output = [folder.parent / f"{folder.name}.{name}" for name in ("stdout", "stderr")]
         with self.output[0].open("wb") as stdout, self.output[1].open("wb") as stderr:
@@ -40,8 +42,10 @@ class Run:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
+                preexec_fn=lambda: handle(ignored),
                 **options,
             )
+        self.begun.append(self)
         self.pid = self.process.pid
 
     @property
@@ -99,6 +103,19 @@ class Run:
             caught = re.search(r"SigCgt:\s*(\w+)", status.read())
             return bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
         return "training" in self.stdout
+
+
+def handle(ignored):
+    """Has a process take signals by their default, were the tests themselves under nohup."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def none_is_left_behind():
+    yield
+    while Run.begun:
+        Run.begun.pop().kill()
 
 
 def processes():
@@ -550,9 +567,7 @@ def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path):
 
 
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
-    run = Run(
-        tmp_path / "run", *RUN, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )
+    run = Run(tmp_path / "run", *RUN, ignored=[signal.SIGHUP])
     run.wait_until(lambda: run.games() >= 1)
     os.killpg(run.pid, signal.SIGHUP)
     games = run.games()
