@@ -44,7 +44,7 @@ def draw_curve(args):
         names = args.logs
     figure = mpl.Figure((9, 3.8), dpi=200, layout="constrained")
     figure.suptitle("each dot is a game, the line the running mean", fontsize=9, color="0.3")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
     for axes, unit, what in zip(panels, ("games", "hours"), ("games played", "hours of training")):
         for log, run, colour in zip(logs, names, itertools.cycle([BLUE, VERMILION, PURPLE])):
             x, even, colour = log[unit], first_even(log), f"#{colour:06x}"
