@@ -12,61 +12,44 @@
 
 The method and its names are those of Andrej Karpathy, "Deep Reinforcement Learning: Pong from
 Pixels" (2016), http://karpathy.github.io/2016/05/31/rl/ ("the blog post" below). The file reads in
-the order in which data flows: environment, preprocessing, policy, returns, update, one game; then
-the machinery: worker processes, checkpoint, log, training and evaluation, command line.
+the order in which data flows: environment, preprocessing, policy, returns, update, one game, and
+training. Who came for the method may skip what stands behind: the machine that it runs on.
 """
 
-import os
 import signal
 
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-                if hasattr(signal, name)]  # fmt: skip
-
-
-def on_stop_signals(handler):
-    for number in STOP_SIGNALS:  # nohup has SIGHUP ignored, and so it stays
-        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
-if __name__ == "__main__":  # during the imports below a signal ends the script at once
-    on_stop_signals(lambda number, _: os._exit(128 + number))
+STOP_SIGNALS = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM") or s.name == "SIGHUP"
+                and signal.getsignal(s) != signal.SIG_IGN}  # which nohup has ignored  # fmt: skip
+if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `stop_if_asked`
 
 import argparse
-import atexit
 import collections
 import contextlib
-import csv
 import functools
 import hashlib
 import importlib.metadata
-import io
 import itertools
+import json
 import math
 import multiprocessing
+import os
 import pickle
-import platform
-import reprlib
 import secrets
 import shutil
-import struct
 import sys
 import threading
 import time
 import warnings
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 
 try:
     import numpy as np
 except ImportError:
-    if __name__ != "__main__":
-        raise
     print("pong_pg: numpy is missing: python -m pip install -r requirements.txt", file=sys.stderr)
     sys.exit(2)
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 # hyperparameters
 H = 200  # number of hidden units
@@ -92,10 +75,6 @@ class CheckpointError(ValueError):
     """A checkpoint or a log cannot be used; the message says what was expected and found."""
 
 
-class Stopped(Exception):
-    """A signal asked for the end; `args[0]` is its number."""
-
-
 # ---- environment --------------------------------------------------------------------------------
 
 
@@ -111,21 +90,16 @@ class Pong:
 
     def __init__(self, show: bool = False):
         """Opens the emulator, with a window if `show`. Raises UsageError where it cannot."""
-        gym = import_gym()
-        options = {"frameskip": 1, "repeat_action_probability": 0.0}
-        if show:
-            check_display()
-            options["render_mode"] = "human"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they say that Pong-v0 is old; it is the blog post's
-            try:
-                self.ale = gym.make("Pong-v0", **options).unwrapped.ale
-            except Exception as error:
-                if "Unable to find" in str(error) or "ROM" in str(error):
-                    raise UsageError(
-                        "the ROM of Pong is missing: AutoROM --accept-license (see README)"
-                    ) from error
-                raise UsageError(f"Pong-v0 does not start: {str(error).splitlines()[0]}") from error
+        gym, options = import_gym(), {"render_mode": "human"} if show else {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they say that Pong-v0 is old
+                env = gym.make("Pong-v0", frameskip=1, repeat_action_probability=0.0, **options)
+        except Exception as error:
+            hint = "is its ROM missing? AutoROM --accept-license installs it"
+            text = f"Pong-v0 does not start: {str(error).splitlines()[0]} ({hint})"
+            raise UsageError(text) from None
+        self.ale = env.unwrapped.ale
         actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
         self.buttons = [action.value for action in actions]
         self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
@@ -308,350 +282,341 @@ def game_gradient(model: dict, played, gamma: float) -> dict:
     return policy_backward(model, epx, eph, epdlogp * advantage)
 
 
-# ---- one batch over the workers -----------------------------------------------------------------
-
 Game = collections.namedtuple("Game", "points steps gradient")  # the rewards of its points
+open_pong = functools.lru_cache(maxsize=None)(Pong)  # an emulator is opened once and used again
 
 
-def play_batch(workers, model: dict, seeds, gamma: float, on_game) -> dict:
-    """Plays a game for each of `seeds`; gives the sum of their gradients, added in this order.
+def play_and_learn(model: dict, seed, gamma=None, show=False, live=False) -> Game:
+    """Plays the game of `seed` and works out its gradient; without a gamma there is none.
 
-    `on_game(seed, game)` is called in this order too. Of dW1 only the columns of the pixels that
-    moved in the game travel.
+    Of dW1 it gives the columns of the pixels that moved, for they may have to travel. If `live`,
+    points are printed as they are scored.
     """
-    grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
-    for seed, game in zip(seeds, workers.play(model, seeds, gamma)):
-        moved, dW1, dW2 = game.gradient
-        grad_buffer["W1"].T[moved] += dW1
-        grad_buffer["W2"] += dW2
-        on_game(seed, game)
-    return grad_buffer
+    on_point = (lambda reward: print(point_line(seed[1], reward), flush=True)) if live else None
+    played = play_game(open_pong(show), model, np.random.default_rng(seed), on_point)
+    epx, rewards, gradient = played[0], played[-1], None
+    if gamma is not None:
+        grad = game_gradient(model, played, gamma)
+        moved = np.bitwise_or.reduce(epx, axis=0).nonzero()[0]
+        gradient = moved, grad["W1"].T[moved], grad["W2"]
+    return Game([reward for reward in rewards if reward != 0], len(rewards), gradient)
+
+
+def point_line(number: int, reward: float) -> str:
+    return f"ep {number}: game finished, reward: {reward}" + (" !!!!!!!!" if reward > 0 else "")
+
+
+# ---- training and evaluation --------------------------------------------------------------------
+# The games of a batch do not depend on each other: a player has them played wherever there are
+# cores. With `train` the method ends; what follows it is the machine that it runs on.
+
+
+def train(args):
+    """Plays, learns and saves until `args.episodes` games are over or a signal stops it."""
+    model, state = start_run(args)
+    hyper, saved, fresh = state["hyperparameters"], state["games"], not args.resume
+    batch_size = hyper["batch_size"]
+    save_every = args.save_every or math.ceil(100 / batch_size) * batch_size
+    if save_every % batch_size:
+        raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
+    began = time.monotonic() - (cut_log(args.log, saved) if args.log and args.resume else 0)
+    batches = itertools.count() if args.episodes is None else range(-(-args.episodes // batch_size))
+
+    def save():
+        nonlocal saved
+        if state["games"] > saved:
+            save_checkpoint(args.save, model, state)
+            saved = state["games"]
+            report.line(f"saved {args.save}: {describe(state)}")
+
+    report = Report(args.quiet, args.episodes and len(batches) * batch_size)
+    with contextlib.closing(report), contextlib.closing(open_player(args, batch_size)) as player:
+        try:
+            for _ in batches:
+                grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
+                running_mean, rows = state["running_mean"], []
+                seeds = [(state["seed"], state["games"] + i) for i in range(batch_size)]
+                for (_, number), game in zip(seeds, player.play(model, seeds, hyper["gamma"])):
+                    moved, dW1, dW2 = game.gradient
+                    grad_buffer["W1"].T[moved] += dW1  # in the order of the games' numbers, so that
+                    grad_buffer["W2"] += dW2  # who plays them, and how fast, changes no bit
+                    total = sum(game.points, 0.0)
+                    running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
+                    rows.append(f"{number},{total},{running_mean},{game.steps}")
+                    lines = [point_line(number, r) for r in game.points if not args.render]
+                    end = f"episode reward total was {total:f}. running mean: {running_mean:f}"
+                    lines.append(f"resetting env. {end}")
+                    report.game(game, lines, f"running mean {running_mean:.2f}")
+                rates = hyper["learning_rate"], hyper["decay_rate"]
+                rmsprop_update(model, grad_buffer, state["rmsprop_cache"], *rates)
+                state["games"], state["running_mean"] = number + 1, running_mean
+                if fresh:  # what it finds is touched only when there is something to take its place
+                    keep(args.save)
+                if args.log:
+                    write_log(args.log, rows, time.monotonic() - began, fresh)
+                fresh = False
+                if state["games"] // save_every > saved // save_every:
+                    save()
+            save()
+        except (KeyboardInterrupt, OSError):
+            save()  # what is there since the last whole batch
+            raise
+
+
+def evaluate(args):
+    """Plays `args.evaluate` games with the checkpoint's policy frozen, and sums them up."""
+    model, _ = load_checkpoint(args.save)
+    seed, totals = args.seed, []
+    if seed is None:
+        seed = secrets.randbits(32)
+        print(f"evaluating {args.save}, seed {seed}")
+    report, player = Report(args.quiet, args.evaluate), open_player(args, args.evaluate)
+    with contextlib.closing(report), contextlib.closing(player):
+        for k, game in enumerate(player.play(model, [(seed, k, 1) for k in range(args.evaluate)])):
+            totals.append(sum(game.points))
+            lines = [f"game {k}: {totals[-1]:+.0f} in {game.steps} steps"]
+            report.game(game, lines, f"mean {np.mean(totals):+.2f}")
+    won, mean, std = sum(total > 0 for total in totals), np.mean(totals), np.std(totals)
+    print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
+
+
+def start_run(args):
+    """Gives (model, state) to train, fresh or from the checkpoint, and says which."""
+    if args.resume:
+        model, state = load_checkpoint(args.save)
+        if args.seed not in (None, state["seed"]):
+            raise UsageError(f"--seed {args.seed}: {args.save} is of a run of seed {state['seed']}")
+        print(f"resuming {args.save}: {describe(state)}")
+    else:
+        state = new_state(secrets.randbits(32) if args.seed is None else args.seed)
+        model = init_model(np.random.default_rng(state["seed"]))
+        print(f"training from scratch, seed {state['seed']}")
+        for path in filter(os.path.exists, [args.save, args.log or ""]):
+            print(f"{path} will be kept as {free_name(path)}")
+        if os.path.exists(args.save):
+            try:
+                print(f"  it holds {describe(load_checkpoint(args.save)[1])}")
+            except CheckpointError as error:
+                print(f"  it is unusable: {error}")
+            print(f"  to continue it: python pong_pg.py --resume --save {args.save}")
+            print(f"  to watch it:    python pong_pg.py --evaluate 1 --render --save {args.save}")
+    for name, old in state["hyperparameters"].items():
+        new = getattr(args, name)
+        if new not in (None, old):
+            state["hyperparameters"][name] = new
+            if args.resume:
+                print(f"{name} {new} replaces the checkpoint's {old}")
+    return model, state
+
+
+def describe(state) -> str:
+    return f"{state['games']} games, running mean {state['running_mean']:.2f}, seed {state['seed']}"
+
+
+class Report:
+    """What a run says of its games: lines on standard output or, if quiet, a bar on error's."""
+
+    def __init__(self, quiet, games):
+        self.bar, self.steps, self.line, self.close = None, 0, print, lambda: None
+        if quiet:
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                raise UsageError("--quiet needs tqdm: python -m pip install tqdm") from None
+            self.bar = tqdm(total=games, unit="game")
+            self.line, self.close = self.bar.write, self.bar.close
+
+    def game(self, game, lines, status):
+        self.steps += game.steps
+        if self.bar is None:
+            print("\n".join(lines))
+        else:
+            rate = self.steps / self.bar.format_dict["elapsed"]
+            self.bar.set_postfix_str(f"{status}, {rate:.0f} steps/s", refresh=False)
+            self.bar.update()
+
+
+# ---- worker processes ---------------------------------------------------------------------------
+# A player: `play` yields the games of a batch in their order, `close` ends it.
+
+def open_player(args, games):
+    """The processes of this machine that play the games of a run."""
+    screens = "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"
+    if args.render and sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
+        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
+    count = 1 if args.render else min(args.workers, games)
+    return Workers(count, args.render, args.render and not args.quiet)
 
 
 class Workers:
-    """Processes that play games, through a `concurrent.futures` executor.
+    """Processes that play, each at the other end of a pipe."""
 
-    Weights and gradients, megabytes each, travel in memory that all processes share, and only
-    seeds and points through the executor's queues: weights are sent once a batch, and a worker that
-    is killed as it sends can neither block nor garble anything. Record 0 of that memory holds the
-    weights, each other one the gradient of a game.
-    """
-
-    def __init__(self, count: int, model: dict, stopped=(), show=False, live=False):
-        """Has `count` processes at most. Numbers of signals appear in `stopped`. A worker shows
-        the game if `show` (there is one then), and prints points as they are scored if `live`."""
-        self.count, self.stopped = 1 if show else count, stopped
-        self.slots = range(1, 2 if show else count + 2)  # a game waits, so that no worker has to
-        # BLAS reads these as a worker starts. On two threads it would be slower, and round in
-        # another way.
+    def __init__(self, count: int, show=False, live=False):
+        # BLAS reads these as a worker starts. Two threads are slower here, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[blas + "_THREADS"] = "1"
-        self.context = multiprocessing.get_context("spawn")
-        records = record_type(model["W1"].shape)
-        memory = self.context.RawArray("B", (len(self.slots) + 1) * records.itemsize)
-        self.records = np.frombuffer(memory, records)
-        self.setup = memory, model["W1"].shape, show, live
-        self.start()
+        self.setup, self.processes, self.idle = (show, live), {}, []
+        for _ in range(count):
+            self.start()
 
     def start(self):
-        with signals_held_back():
-            self.executor = ProcessPoolExecutor(self.count, self.context, start_worker, self.setup)
+        context = multiprocessing.get_context("spawn")
+        pipe, theirs = context.Pipe()
+        self.processes[pipe] = context.Process(target=work, args=(theirs, *self.setup))
+        self.processes[pipe].start()
+        theirs.close()  # a pipe that nobody else holds ends when its worker does
 
     def play(self, model: dict, seeds, gamma=None):
-        """Yields a Game for each of `seeds`, in their order; without a gamma its gradient is void.
+        """Yields a Game for each of `seeds`, in their order.
 
-        The games are dealt one by one. As a game is a function of weights and seed alone, those of
-        a worker that died are simply played again. Raises Stopped, and
-        OSError when workers cannot be replaced.
+        A game is a function of weights and seed alone: that of a worker that died is played again.
+        Raises KeyboardInterrupt(signal), and OSError when workers cannot be replaced.
         """
-        self.records["W1"][0], self.records["W2"][0] = model["W1"].T, model["W2"]
-        todo, playing, played = collections.deque(seeds), {}, {}
-        free, deaths = list(self.slots), 0
-        for seed in seeds:
-            while seed not in played:
+        todo, wanted = collections.deque(seeds), collections.deque(seeds)
+        playing, played, informed, deaths = {}, {}, set(), 0
+        while wanted:
+            for pipe in connection.wait(list(self.processes), 0 if todo and self.idle else 0.1):
                 try:
-                    while todo and free:
-                        with signals_held_back():
-                            future = self.executor.submit(play_in_worker, todo[0], free[-1], gamma)
-                        playing[future] = todo.popleft(), free.pop()
-                    for future in wait(playing, 0.1, FIRST_COMPLETED).done:
-                        points, steps = future.result()
-                        number, slot = playing.pop(future)
-                        moved = self.records["moved"][slot].nonzero()[0]
-                        dW1, dW2 = self.records["W1"][slot][moved], self.records["W2"][slot].copy()
-                        played[number] = Game(points, steps, (moved, dW1, dW2))
-                        free.append(slot)
-                except BrokenProcessPool:
+                    game = pipe.recv()  # None: it has started
+                except (EOFError, OSError):  # it died, perhaps in the middle of a message
                     deaths += 1
                     if deaths > 10:
                         raise OSError("worker processes die again and again") from None
-                    todo.extendleft(sorted((n for n, _ in playing.values()), reverse=True))
-                    playing, free = {}, list(self.slots)
-                    self.close()
+                    self.processes.pop(pipe).join()
+                    self.idle = [other for other in self.idle if other is not pipe]
+                    todo.extendleft([playing.pop(pipe)] if pipe in playing else [])
                     self.start()
-                if self.stopped:
-                    raise Stopped(self.stopped[0])
-            yield played.pop(seed)
+                    continue
+                if isinstance(game, UsageError):
+                    raise game
+                if game:
+                    played[playing.pop(pipe)] = game
+                self.idle.append(pipe)
+            while todo and self.idle:
+                pipe = self.idle.pop()
+                playing[pipe] = todo.popleft()
+                with contextlib.suppress(OSError):  # of a worker that died: it is noticed above
+                    pipe.send((None if pipe in informed else model, playing[pipe], gamma))
+                informed.add(pipe)
+            while wanted and wanted[0] in played:
+                yield played.pop(wanted.popleft())
+            stop_if_asked()
 
     def close(self):
-        for process in multiprocessing.active_children():
+        for process in self.processes.values():
             process.kill()  # there is nothing in a worker to lose
-        self.executor.shutdown()
 
 
-def record_type(shape):
-    H, D = shape
-    return np.dtype([("W1", "f8", (D, H)), ("W2", "f8", H), ("moved", "?", D)], align=True)
-
-
-@contextlib.contextmanager
-def signals_held_back():
-    """Has signals wait. A process started meanwhile never gets them: it ends when we end it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_worker(memory, shape, show, live):
-    """The first that a new worker process does: it keeps all this between games."""
-    global worker
+def work(pipe, show, live):
+    """A worker process: plays the games that it is sent. It ends with its parent, if not before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    atexit.register(os._exit, 0)  # the emulator's library would report leaks as it is unloaded
-    worker = np.frombuffer(memory, record_type(shape)), show, live
-
-
-def end_with_parent():
-    connection.wait([multiprocessing.parent_process().sentinel])
+    parent, model = multiprocessing.parent_process().sentinel, None
+    threading.Thread(target=lambda: connection.wait([parent]) and os._exit(1), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        pipe.send(None)
+        while True:
+            new_model, seed, gamma = pipe.recv()
+            model = new_model or model
+            try:
+                pipe.send(play_and_learn(model, seed, gamma, show, live))
+            except UsageError as error:
+                pipe.send(error)
     os._exit(1)
 
 
-open_pong = functools.lru_cache(maxsize=None)(Pong)  # an emulator is opened once a process
-
-
-def play_in_worker(seed, slot, gamma):
-    records, show, live = worker
-    model = {"W1": records["W1"][0].T, "W2": records["W2"][0]}
-    on_point = functools.partial(print_point, seed[1]) if live else None
-    played = play_game(open_pong(show), model, np.random.default_rng(seed), on_point)
-    epx, rewards = played[0], played[-1]
-    if gamma is not None:
-        gradient = game_gradient(model, played, gamma)
-        moved = records["moved"][slot] = np.bitwise_or.reduce(epx, axis=0) != 0
-        records["W1"][slot][moved] = gradient["W1"].T[moved]
-        records["W2"][slot] = gradient["W2"]
-    return [reward for reward in rewards if reward != 0], len(rewards)
+def stop_if_asked():
+    """Raises KeyboardInterrupt(signal) if one waits. Signals wait for ever in what we started."""
+    for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
+        raise KeyboardInterrupt(number)
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------
+# Nothing that was saved is lost, and nothing that is read is run: a file is accepted only if it is,
+# byte for byte, what `save_checkpoint` would write for what was read from it.
+
+
+def new_state(seed: int) -> dict:
+    """The state of a run of no games yet, with the hyperparameters at the top of the script."""
+    hyperparameters = {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()}
+    state = {"format": 2, "seed": seed, "games": 0, "running_mean": 0.0}
+    cache = {"W1": np.zeros((H, D), order="F"), "W2": np.zeros(H)}
+    return {**state, "hyperparameters": hyperparameters, "rmsprop_cache": cache}
 
 
 def save_checkpoint(path, model: dict, state: dict):
-    """Writes `path` anew: at every instant it is the old checkpoint or the new one, whole.
+    """Writes model and state (see `new_state`), which alone determine the bytes, to `path`.
 
-    The file is a pickle of the model alone, which any other Pong from Pixels script can read, a
-    pickle of the state (see `new_state`), and the SHA-256 of both. Its bytes depend on model and
-    state alone. Raises OSError, with the old file intact, when it cannot be written.
+    At every instant it is the old checkpoint or the new one, whole. Raises OSError.
     """
-    plain = {name: np.array(model[name], np.float64, order="C") for name in ("W1", "W2")}
-    cache = {name: c.astype("<f8").tobytes() for name, c in state["rmsprop_cache"].items()}
-    data = pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
-    data += pickle.dumps({**state, "rmsprop_cache": cache}, 3)
-    write_atomically(path, data + hashlib.sha256(data).digest())
+    write_atomically(path, encode(model, state))
 
 
 def load_checkpoint(path):
-    """Gives (model, state) of a checkpoint; state is None for a file that holds just a model.
-
-    The file may come from anywhere: nothing in it is run. Raises CheckpointError, which says what
-    is wrong with it.
-    """
+    """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
+    blank, places, json_at = layout()
     try:
-        if not os.path.isfile(path):
-            raise CheckpointError("is not there" if not os.path.exists(path) else "is not a file")
-        size, most = os.path.getsize(path), 4 * 8 * H * (D + 1) + 2**20
-        if size > most:
-            raise CheckpointError(f"has {size} bytes, expected at most {most}")
         with open(path, "rb") as file:
-            data = file.read(most)
-        pickles = io.BytesIO(data)
-        model = read_model(SafeUnpickler(pickles, array_names()).load())
-        if pickles.tell() == size:
-            return model, None
-        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-            raise CheckpointError("is damaged: its checksum does not match")
-        state = read_state(SafeUnpickler(pickles, {}).load(), model)
-        if pickles.tell() != size - 32:
-            raise CheckpointError("has something behind its second pickle")
-        return model, state
-    except (CheckpointError, UsageError) as error:
-        raise CheckpointError(f"{path} {error}") from None
-    except Exception as error:  # whatever a hostile pickle leads to
-        reason = ascii(f"{type(error).__name__}: {error}"[:200])
-        raise CheckpointError(f"{path} is not a checkpoint: {reason}") from None
+            data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    sound = data[-32:] == hashlib.sha256(data[:-32]).digest()
+    if sound:
+        try:
+            return decode(data, places, json_at)
+        except UsageError as error:
+            raise CheckpointError(f"{path} holds what no run has: {error}") from None
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            pass  # it is another script's, or worse
+    ours = data.startswith(blank[: places[0]]) and size != len(blank)
+    if not sound and (ours or json_at < size < json_at + 4096):
+        raise CheckpointError(f"{path} is damaged: its checksum does not match")
+    units, more = divmod(size - json_at + 16 * H * (D + 1), 16 * (D + 1))
+    if not ours and data[:40] == blank[:40] and units > 0 and more < 4096:
+        raise CheckpointError(f"{path} has the size of {units} hidden units, and H is {H}")
+    raise CheckpointError(
+        f"{path} is not a checkpoint of this version. Another script's or an older one's is "
+        f"imported by: python tools/import_model.py {path} new.p"
+    )
 
 
-class SafeUnpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python, for a pickle that may be hostile.
-
-    The globals a pickle names are looked up in `names` and nowhere else.
-    """
-
-    class Fuse(dict):
-        """Opcodes: an honest checkpoint has 100 or so. This stops the bombs of a million."""
-
-        left, last = 1000, 0
-
-        def __getitem__(self, opcode):
-            self.left, self.last = self.left - 1, opcode
-            if self.left < 0:
-                raise pickle.UnpicklingError("too many opcodes")
-            return super().__getitem__(opcode)
-
-    def __init__(self, file, names):
-        super().__init__(file, encoding="latin-1")  # Python 2 pickled an array's bytes as a string
-        self.names = names
-        self.dispatch = self.Fuse(pickle._Unpickler.dispatch)
-        self.dispatch[pickle.BYTEARRAY8[0]] = SafeUnpickler.load_bytearray
-        self.dispatch[pickle.FRAME[0]] = lambda self: self.read(8)  # frames only serve speed
-        texts = pickle.STRING[0], pickle.UNICODE[0]  # a number or name of megabytes takes hours
-        self._file_readline = lambda: file.readline(-1 if self.dispatch.last in texts else 99)
-
-    def load_bytearray(self):  # the library's takes the memory that is claimed before it reads
-        self.append(self.read(struct.unpack("<Q", self.read(8))[0]))
-
-    def find_class(self, module, name):
-        name = f"{module[:80].replace('numpy._core', 'numpy.core')}.{name[:80]}"
-        if name not in self.names:
-            raise pickle.UnpicklingError(f"it names {name!a}, which no checkpoint needs")
-        return self.names[name]
+def encode(model, state) -> bytes:
+    """A pickle of the model, for any other Pong from Pixels script; the RMSProp caches, as little-
+    endian float64; the rest of the state, as a line of JSON; the SHA-256 of all that."""
+    caches = [state["rmsprop_cache"][name].astype("<f8").tobytes() for name in ("W1", "W2")]
+    rest = {name: value for name, value in state.items() if name != "rmsprop_cache"}
+    data = b"".join([pickled(model), *caches, json.dumps(rest).encode() + b"\n"])
+    return data + hashlib.sha256(data).digest()
 
 
-class PickledDtype:
-    def __init__(self, code, *_):
-        self.order, self.code = None, code
-
-    def __setstate__(self, state):
-        self.order = state[1]
+def pickled(model) -> bytes:
+    plain = {name: np.array(model[name], "<f8", order="C") for name in ("W1", "W2")}
+    return pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
 
 
-class PickledArray:
-    """What the pickle of an array says of it, with nothing done about it."""
-
-    def __setstate__(self, state):
-        _, self.shape, self.dtype, self.fortran, self.data = state
-
-
-def pickled_array_5(data, dtype, shape, order):  # protocol 5 pickles arrays in one call
-    array = PickledArray()
-    array.__setstate__((1, shape, dtype, order == "F", data))
-    return array
+def layout():
+    """A blank model, pickled; where W1, W2 and their caches stand in a file; where JSON does."""
+    blank = pickled({"W1": np.full((H, D), np.pi), "W2": np.full(H, np.e)})
+    places = [blank.index(np.array(x, "<f8").tobytes()) for x in (np.pi, np.e)]
+    return blank, [*places, len(blank), len(blank) + 8 * H * D], len(blank) + 8 * H * (D + 1)
 
 
-def pickled_bytes(text, encoding):  # protocols 0 to 2 write bytes as text
-    if encoding != "latin1":
-        raise ValueError("bytes in another encoding than latin1")
-    return text  # encoded once its length is known to be right
-
-
-def array_names() -> dict:
-    """Stand-ins for what the pickle of an array names; new ones, should a pickle change them."""
-    return {
-        "numpy.core.multiarray._reconstruct": lambda *_: PickledArray(),
-        "numpy.core.numeric._frombuffer": lambda *args: pickled_array_5(*args),
-        "numpy.ndarray": None,
-        "numpy.dtype": lambda *args: PickledDtype(*args),
-        "_codecs.encode": lambda *args: pickled_bytes(*args),
-    }
-
-
-def read_model(pickled) -> dict:
-    expected = {"W1": (H, D), "W2": (H,)}
-    if not isinstance(pickled, dict) or pickled.keys() != expected.keys():
-        raise CheckpointError(f"holds {brief(pickled)}, expected a dict of W1 and W2")
-    model = {}
-    for name, shape in expected.items():
-        array = pickled[name]
-        if not isinstance(array, PickledArray):
-            raise CheckpointError(f"has {brief(array)} for {name}, expected an array")
-        if array.shape != shape:
-            raise CheckpointError(f"has {name} of shape {brief(array.shape)}, expected {shape}")
-        dtype = getattr(array.dtype, "order", None), getattr(array.dtype, "code", None)
-        if dtype not in (("<", "f8"), (">", "f8")):
-            raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
-        data = array.data.encode("latin-1") if isinstance(array.data, str) else array.data
-        model[name] = read_floats(name, data, shape, "".join(dtype), "F" if array.fortran else "C")
-    return model
-
-
-def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
-    size = 8 * math.prod(shape)
-    if not isinstance(data, bytes) or len(data) != size:
-        raise CheckpointError(f"has {brief(data)} for {name}, expected {size} bytes")
-    array = np.frombuffer(data, dtype).reshape(shape, order=order)
-    if not np.isfinite(array).all():
-        raise CheckpointError(f"has numbers in {name} that are not finite")
-    return np.array(array, np.float64, order="F")
-
-
-def new_state(seed: int, hyperparameters: dict) -> dict:
-    """The state of a run of no games yet; in a checkpoint its arrays are little-endian bytes."""
-    return {
-        "format": 1,
-        "seed": seed,
-        "games": 0,
-        "running_mean": 0.0,
-        "hyperparameters": hyperparameters,
-        "rmsprop_cache": {"W1": np.zeros((H, D), order="F"), "W2": np.zeros(H)},
-    }
-
-
-def read_state(pickled, model) -> dict:
-    like = new_state(0, {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()})
-    check_alike("state", pickled, {**like, "rmsprop_cache": {"W1": b"", "W2": b""}})
-    if pickled["format"] != like["format"]:
-        raise CheckpointError(f"is of format {brief(pickled['format'])}, expected {like['format']}")
-    for name, check in HYPERPARAMETERS.items():
-        check(pickled["hyperparameters"][name])
-    whole = pickled["seed"], pickled["games"]
-    if min(whole) < 0 or max(whole) >= 2**63 or not math.isfinite(pickled["running_mean"]):
-        raise CheckpointError("has a seed, number of games or running mean that cannot be")
-    cache = {}
-    for name, data in pickled["rmsprop_cache"].items():
-        cache[name] = read_floats(f"the RMSProp cache of {name}", data, model[name].shape)
-        if (cache[name] < 0).any():
-            raise CheckpointError(f"has negative numbers in the RMSProp cache of {name}")
-    return {**pickled, "rmsprop_cache": cache}
-
-
-def check_alike(name, found, like):
-    """Has `found` the type of `like` and, where that is a dict, its keys with values alike?"""
-    if type(found) is not type(like):
-        raise CheckpointError(f"has {brief(found)} as {name}, expected {type(like).__name__}")
-    if isinstance(like, dict):
-        if found.keys() != like.keys():
-            raise CheckpointError(f"has {brief(found)} as {name}, expected {', '.join(like)}")
-        for key in like:
-            check_alike(key, found[key], like[key])
-
-
-class Brief(reprlib.Repr):
-    def repr_bytes(self, x, level):
-        return f"{len(x)} bytes"
-
-    def repr_int(self, x, level):
-        return super().repr_int(x, level) if x.bit_length() < 99 else "a huge number"
-
-
-def brief(value) -> str:
-    short = Brief()
-    short.maxlevel = 2
-    return short.repr(value).encode("ascii", "backslashreplace").decode()
+def decode(data, places, json_at):
+    """(model, state). Whatever it takes for granted shows when they are encoded again."""
+    W1, W2, *caches = arrays = [
+        np.frombuffer(data, "<f8", math.prod(shape), place).reshape(shape).astype(float, order="F")
+        for place, shape in zip(places, [(H, D), (H,)] * 2)
+    ]
+    found = json.loads(data[json_at:-32])
+    state = new_state(whole(found["seed"]))
+    state["games"], state["running_mean"] = whole(found["games"]), finite(found["running_mean"])
+    for name, rule in HYPERPARAMETERS.items():
+        state["hyperparameters"][name] = rule(found["hyperparameters"][name])
+    model, state["rmsprop_cache"] = {"W1": W1, "W2": W2}, {"W1": caches[0], "W2": caches[1]}
+    if encode(model, state) != data:
+        raise ValueError
+    if not all(np.isfinite(array).all() for array in arrays) or min(map(np.min, caches)) < 0:
+        raise UsageError("numbers that are not finite, or a negative RMSProp cache")
+    return model, state
 
 
 def write_atomically(path, data: bytes):
@@ -668,15 +633,8 @@ def write_atomically(path, data: bytes):
         raise OSError(f"{path} cannot be written, and is as it was: {error}") from None
     if os.name == "posix":  # has the rename last through a power failure
         folder = os.open(os.path.dirname(path), os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def free_name(path) -> str:
-    """The first of path.1, path.2, ... that is free."""
-    return next(f"{path}.{n}" for n in itertools.count(1) if not os.path.lexists(f"{path}.{n}"))
+        os.fsync(folder)
+        os.close(folder)
 
 
 def keep(path):
@@ -689,279 +647,78 @@ def keep(path):
             os.rename(path + ".tmp", free_name(path))
 
 
+def free_name(path) -> str:
+    """The first of path.1, path.2, ... that is free."""
+    return next(f"{path}.{n}" for n in itertools.count(1) if not os.path.lexists(f"{path}.{n}"))
+
+
 # ---- log ----------------------------------------------------------------------------------------
+# A CSV row a game, for plots.
 
-LOG_COLUMNS = ["episode", "reward", "running_mean", "steps", "seconds"]
-
-
-class Log:
-    """A CSV row a game. What is found at `path` is only touched when the first row is due."""
-
-    def __init__(self, path, resuming: bool, games: int):
-        """Goes on, if `resuming`, behind the rows of the first `games` games."""
-        self.path, self.fresh, self.begun = path, not resuming, False
-        self.rows = read_log(path, games) if path and resuming and os.path.exists(path) else []
-        self.started = time.monotonic() - (float(self.rows[-1][-1]) if self.rows else 0.0)
-
-    def write(self, rows):
-        """Adds rows (episode, reward, running_mean, steps) of a batch that is done."""
-        if self.path is None:
-            return
-        seconds = f"{time.monotonic() - self.started:.3f}"
-        lines = [",".join(map(str, (*row, seconds))) + "\n" for row in rows]
-        if self.begun:
-            with open(self.path, "a", newline="") as file:
-                file.writelines(lines)
-            return
-        if self.fresh:
-            keep(self.path)
-        lines = [",".join(row) + "\n" for row in [LOG_COLUMNS, *self.rows]] + lines
-        write_atomically(self.path, "".join(lines).encode())
-        self.begun = True
+LOG_HEADER = "episode,reward,running_mean,steps,seconds\n"
 
 
-def read_log(path, games: int) -> list:
-    """The rows of the first `games` games; a last line that a kill cut short does not count."""
+def write_log(path, rows, seconds, fresh):
+    """Adds rows, which lack the seconds. A fresh run keeps the log that it finds."""
+    if fresh:
+        keep(path)
+        write_atomically(path, LOG_HEADER.encode())
+    with open(path, "a", newline="") as file:
+        file.writelines(f"{row},{seconds:.3f}\n" for row in rows)
+
+
+def cut_log(path, games: int) -> float:
+    """Has a log go on behind its rows of the first `games` games; gives their seconds."""
+    rows, seconds = [], 0.0
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(line for line in file if line.endswith("\n"))
-        if header != LOG_COLUMNS:
-            raise ValueError(f"its first line is not {','.join(LOG_COLUMNS)}")
-        for row in rows:
-            if len([float(cell) for cell in row]) != len(LOG_COLUMNS):
-                raise ValueError(f"its rows have not {len(LOG_COLUMNS)} columns")
-        return [row for row in rows if int(row[0]) < games]
-    except ValueError as error:
+        if os.path.exists(path):
+            with open(path, newline="", encoding="utf-8") as file:
+                header, *rows = (line for line in file if line.endswith("\n"))  # a kill may cut one
+            if header != LOG_HEADER:
+                raise ValueError(f"its first line is not {LOG_HEADER.strip()}")
+            rows = [row for row in rows if int(row.split(",")[0]) < games]
+            seconds = float(rows[-1].split(",")[4]) if rows else 0.0
+    except (LookupError, ValueError) as error:
         raise CheckpointError(f"{path} is not a log of this script: {error}") from None
+    write_atomically(path, (LOG_HEADER + "".join(rows)).encode())
+    return seconds
 
 
-# ---- training and evaluation --------------------------------------------------------------------
-
-
-def start_run(args):
-    """Gives (model, state) to train, fresh or from the checkpoint, and says which."""
-    seed = secrets.randbits(32) if args.seed is None else args.seed
-    defaults = {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()}
-    state = new_state(seed, defaults)
-    if args.resume:
-        model, found = load_checkpoint(args.save)
-        if found is None:
-            print(f"{args.save} is another script's: it goes on with fresh RMSProp caches")
-        elif args.seed not in (None, found["seed"]):
-            raise UsageError(f"--seed {args.seed}: {args.save} is of a run of seed {found['seed']}")
-        state = found or state
-        print(f"resuming {args.save}: {describe(state)}")
-    else:
-        model = init_model(np.random.default_rng(seed))
-        print(f"training from scratch, seed {seed}")
-        announce_kept(args)
-    for name, old in state["hyperparameters"].items():
-        new = getattr(args, name)
-        if new not in (None, old):
-            state["hyperparameters"][name] = new
-            if args.resume:
-                print(f"{name} {new} replaces the checkpoint's {old}")
-    return model, state
-
-
-def describe(state) -> str:
-    return f"{state['games']} games, running mean {state['running_mean']:.2f}, seed {state['seed']}"
-
-
-def announce_kept(args):
-    """Says what a fresh run finds in its way, and what else could be done with it."""
-    if os.path.exists(args.save):
-        try:
-            state = load_checkpoint(args.save)[1]
-            holds = describe(state) if state else "another script's model"
-        except CheckpointError as error:
-            holds = f"unusable: {error}"
-        save = "" if args.save == "save.p" else f" --save {args.save}"
-        print(f"{args.save} ({holds}) will be kept as {free_name(args.save)}")
-        print(f"  to continue it: python pong_pg.py --resume{save}")
-        print(f"  to watch it:    python pong_pg.py --evaluate 1 --render{save}")
-    if args.log and os.path.exists(args.log):
-        print(f"{args.log} will be kept as {free_name(args.log)}")
-
-
-def train(args, stopped: list):
-    """Plays, learns and saves until `args.episodes` games are over or a signal has stopped it."""
-    model, state = start_run(args)
-    hyper = state["hyperparameters"]
-    batch_size = hyper["batch_size"]
-    save_every = args.save_every or math.ceil(100 / batch_size) * batch_size
-    if save_every % batch_size:
-        raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
-    log = Log(args.log, args.resume, state["games"])
-    saved, kept = state["games"], args.resume
-    batches = itertools.count() if args.episodes is None else range(-(-args.episodes // batch_size))
-    report = Report(args, None if args.episodes is None else len(batches) * batch_size)
-
-    def on_game(seed, game):
-        nonlocal running_mean
-        number, total = seed[1], sum(game.points, 0.0)
-        running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
-        rows.append((number, total, running_mean, game.steps))
-        lines = [point_line(number, reward) for reward in game.points if not args.render]
-        lines.append(
-            f"resetting env. episode reward total was {total:f}. running mean: {running_mean:f}"
-        )
-        report.game(game, lines, f"running mean {running_mean:.2f}")
-
-    def save():
-        nonlocal saved, kept
-        if state["games"] > saved:
-            if not kept:
-                keep(args.save)
-            kept = True
-            save_checkpoint(args.save, model, state)
-            saved = state["games"]
-            report.line(f"saved {args.save}: {describe(state)}")
-
-    workers = start_workers(args, model, stopped, batch_size)
-    with contextlib.closing(workers), contextlib.closing(report):
-        try:
-            for _ in batches:
-                rows, running_mean = [], state["running_mean"]
-                seeds = [(state["seed"], state["games"] + i) for i in range(batch_size)]
-                grad_buffer = play_batch(workers, model, seeds, hyper["gamma"], on_game)
-                rmsprop_update(
-                    model, grad_buffer, state["rmsprop_cache"],
-                    hyper["learning_rate"], hyper["decay_rate"],
-                )  # fmt: skip
-                state["games"] += batch_size
-                state["running_mean"] = running_mean
-                log.write(rows)
-                if state["games"] // save_every > saved // save_every:
-                    save()
-            save()
-        except (Stopped, OSError):
-            save()  # what is there since the last whole batch
-            raise
-
-
-def evaluate(args, stopped: list):
-    """Plays `args.evaluate` games with the checkpoint's policy frozen, and sums them up."""
-    model, _ = load_checkpoint(args.save)
-    seed = args.seed
-    if seed is None:
-        seed = secrets.randbits(32)
-        print(f"evaluating {args.save}, seed {seed}")
-    report, totals = Report(args, args.evaluate), []
-    workers = start_workers(args, model, stopped, args.evaluate)
-    with contextlib.closing(workers), contextlib.closing(report):
-        for k, game in enumerate(workers.play(model, [(seed, k, 1) for k in range(args.evaluate)])):
-            totals.append(sum(game.points))
-            line = f"game {k}: {totals[-1]:+.0f} in {game.steps} steps"
-            report.game(game, [line], f"mean {np.mean(totals):+.2f}")
-    won = sum(total > 0 for total in totals)
-    mean, std = np.mean(totals), np.std(totals)
-    print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
-
-
-def point_line(number: int, reward: float) -> str:
-    return f"ep {number}: game finished, reward: {reward}" + (" !!!!!!!!" if reward > 0 else "")
-
-
-def print_point(number: int, reward: float):
-    print(point_line(number, reward), flush=True)
-
-
-class Report:
-    """What a run says of its games: lines on standard output or, if quiet, a bar on error's."""
-
-    def __init__(self, args, games):
-        self.bar, self.steps, self.began = None, 0, time.monotonic()
-        if args.quiet:
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                raise UsageError("--quiet needs tqdm: python -m pip install tqdm") from None
-            self.bar = tqdm(total=games, unit="game")
-
-    def game(self, game, lines, status):
-        if self.bar is None:
-            print("\n".join(lines), flush=True)
-        else:
-            self.steps += game.steps
-            rate = self.steps / (time.monotonic() - self.began)
-            self.bar.set_postfix_str(f"{status}, {rate:.0f} steps/s", refresh=False)
-            self.bar.update()
-
-    def line(self, text):
-        if self.bar is None:
-            print(text, flush=True)
-        else:
-            self.bar.write(text)
-
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()
-
-
-def start_workers(args, model, stopped, games):
-    count = min(args.workers or usable_cores(), games)
-    return Workers(count, model, stopped, args.render, args.render and not args.quiet)
-
-
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# ---- what must be installed ---------------------------------------------------------------------
+# ---- what is installed --------------------------------------------------------------------------
 
 
 def import_gym():
     """gymnasium with today's ale-py, or gym 0.21 with its own. Raises UsageError."""
-    install = "python -m pip install -r requirements.txt"
-    gymnasium, gym, ale_py = map(version, ("gymnasium", "gym", "ale-py"))
-    if gymnasium and not gymnasium.startswith("0.") and not (ale_py or "").startswith("0.7."):
-        name = "gymnasium"
-    elif gym and gym.startswith("0.21."):
-        name = "gym"
-    elif gym or gymnasium:
-        found = f"gym {gym}" if gym else f"gymnasium {gymnasium} with ale-py {ale_py}"
-        raise UsageError(f"{found} is not supported, gymnasium 1.0 and gym 0.21 are: {install}")
-    else:
-        raise UsageError(f"neither gymnasium nor gym is installed: {install}")
-    if ale_py is None:
-        raise UsageError(f"ale-py, the Atari emulator, is not installed: {install}")
+    found = versions()
+    name = "gym" if "gym 0.21." in found and "ale-py 0.7." in found else "gymnasium"
     try:
+        if "ale-py" not in found or name == "gymnasium" and "gymnasium 1." not in found:
+            raise ImportError("needed: gymnasium 1 with ale-py, or gym 0.21 with ale-py 0.7")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             gym, ale_py = importlib.import_module(name), importlib.import_module("ale_py")
             ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
             if name == "gymnasium":
                 gym.register_envs(ale_py)
+        return gym
     except ImportError as error:
-        raise UsageError(f"{error}: {install}") from error
-    return gym
-
-
-def version(package):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-
-
-def check_display():
-    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, names)):
-        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
+        install = "python -m pip install -r requirements.txt"
+        raise UsageError(f"{error} (found: {found}): {install}") from error
 
 
 def versions() -> str:
-    found = [f"pong_pg {__version__}", f"Python {platform.python_version()}"]
-    packages = ("numpy", "gym", "gymnasium", "ale-py")
-    return ", ".join(found + [f"{name} {version(name)}" for name in packages if version(name)])
+    found = [f"pong_pg {__version__}", f"Python {sys.version.split()[0]}"]
+    for name in ("numpy", "gym", "gymnasium", "ale-py"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
 # ---- command line -------------------------------------------------------------------------------
 
 
-def checked(kind, allowed, meaning):
-    """A function that turns text into a `kind` of number, or says why it is not allowed."""
+def rule(kind, allowed, meaning):
+    """A function that makes a `kind` of number of a text, or says why it is not allowed."""
 
     def check(text):
         with contextlib.suppress(ValueError):
@@ -972,43 +729,39 @@ def checked(kind, allowed, meaning):
     return check
 
 
-natural = checked(int, lambda n: 1 <= n < 2**31, "a whole number above 0, and not a huge one")
+natural = rule(int, lambda n: 1 <= n < 2**31, "a whole number above 0, and not a huge one")
+whole = rule(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
+finite = rule(float, math.isfinite, "a finite number")
 HYPERPARAMETERS = {
     "batch_size": natural,
-    "learning_rate": checked(float, lambda x: 0 < x < math.inf, "a number above 0"),
-    "gamma": checked(float, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "decay_rate": checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "learning_rate": rule(float, lambda x: 0 < x < math.inf, "a number above 0"),
+    "gamma": rule(float, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "decay_rate": rule(float, lambda x: 0 <= x < 1, "a number from 0 to below 1"),
 }
 
 
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"pong_pg: {message} (--help shows the flags)\n")
-
-
 def parse_arguments(argv=None):
-    parser = OneLineParser(
+    parser = argparse.ArgumentParser(
         usage="python pong_pg.py [flags]",
         description="Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24, width=100),
         allow_abbrev=False,
     )
-    flag = parser.add_argument
-    N = {"type": natural, "metavar": "N"}
+    parser.error = lambda text: parser.exit(2, f"pong_pg: {text} (--help shows the flags)\n")
+    flag, N = parser.add_argument, {"type": natural, "metavar": "N"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
     flag("--render", action="store_true", default=render, help="show the game in a window")
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
     flag("--save-every", **N, help="games between checkpoints (default: 100 or just above)")
     flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
-    flag(
-        "--seed", type=checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1"),
-        metavar="N", help="the same seed gives the same run (default: drawn, printed)",
-    )  # fmt: skip
-    flag("--workers", **N, help="processes that play (default: one a core)")
+    text = "the same seed gives the same run (default: drawn, printed)"
+    flag("--seed", type=whole, metavar="N", help=text)
+    flag("--workers", **N, default=cores, help="processes that play (default: one a core)")
     for name, check in HYPERPARAMETERS.items():
-        words, metavar = name.split("_"), "N" if check is natural else "X"
-        text = f"{' '.join(words)} (default: {globals()[name]})"
-        flag("--" + "-".join(words), type=check, metavar=metavar, help=text)
+        text = f"{name.replace('_', ' ')} (default: {globals()[name]})"
+        metavar = "N" if check is natural else "X"
+        flag(f"--{name.replace('_', '-')}", type=check, metavar=metavar, help=text)
     flag("--log", metavar="PATH", help="a CSV file with a row a game, for plots")
     flag("--quiet", action="store_true", help="a progress bar instead of a line a point")
     flag("--evaluate", **N, help="play N games with the checkpoint's policy; learn nothing")
@@ -1017,39 +770,27 @@ def parse_arguments(argv=None):
     for name in (*HYPERPARAMETERS, "episodes", "save_every", "log"):
         if args.evaluate and getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} does not go with --evaluate")
-    return args
-
-
-def check_paths(args):
-    """Refuses a checkpoint or log that could not be written, before hours are played for it."""
-    for path in filter(None, [args.save, args.log]):
-        folder = os.path.dirname(os.path.realpath(path))
-        if os.path.isdir(path):
-            raise UsageError(f"{path} is a folder, expected the name of a file")
-        if not os.path.isdir(folder):
-            raise UsageError(f"{path} cannot be written: there is no folder {folder}")
-        if not os.access(folder, os.W_OK):
-            raise UsageError(f"{path} cannot be written: no permission in {folder}")
     if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
-        raise UsageError("--log and --save name the same file")
+        parser.error("--log and --save name the same file")
+    for path in [] if args.evaluate else filter(None, [args.save, args.log]):
+        folder = os.path.dirname(os.path.realpath(path))
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):  # known now, not in hours
+            parser.error(f"{path} cannot be written: expected a name in a folder that is there")
+    return args
 
 
 def main(argv=None) -> int:
     """The script; gives its exit status."""
     args = parse_arguments(argv)
-    stopped = []
-    on_stop_signals(lambda number, _: stopped.append(number))
+    sys.stdout.reconfigure(line_buffering=True)
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # it lets signals through as it starts: not later, so
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        if args.render:
-            check_display()
-        if args.evaluate:
-            evaluate(args, stopped)
-        else:
-            check_paths(args)
-            train(args, stopped)
+        (evaluate if args.evaluate else train)(args)
         return 0
-    except Stopped as stop:
-        return 128 + stop.args[0]
+    except KeyboardInterrupt as stop:
+        return 128 + (stop.args or [signal.SIGINT])[0]
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
