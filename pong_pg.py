@@ -31,6 +31,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -283,7 +284,7 @@ def game_gradient(model: dict, played, gamma: float) -> dict:
 
 
 Game = collections.namedtuple("Game", "points steps gradient")  # the rewards of its points
-open_pong = functools.lru_cache(maxsize=None)(Pong)  # an emulator is opened once and used again
+open_pong = functools.lru_cache(maxsize=None)(lambda show, thread: Pong(show))  # once a thread
 
 
 def play_and_learn(model: dict, seed, gamma=None, show=False, live=False) -> Game:
@@ -293,7 +294,8 @@ def play_and_learn(model: dict, seed, gamma=None, show=False, live=False) -> Gam
     points are printed as they are scored.
     """
     on_point = (lambda reward: print(point_line(seed[1], reward), flush=True)) if live else None
-    played = play_game(open_pong(show), model, np.random.default_rng(seed), on_point)
+    pong, rng = open_pong(show, threading.get_ident()), np.random.default_rng(seed)
+    played = play_game(pong, model, rng, on_point)
     epx, rewards, gradient = played[0], played[-1], None
     if gamma is not None:
         grad = game_gradient(model, played, gamma)
@@ -440,11 +442,13 @@ class Report:
 # A player: `play` yields the games of a batch in their order, `close` ends it.
 
 def open_player(args, games):
-    """The processes of this machine that play the games of a run."""
+    """Who plays the games of a run, up to so many at a time."""
     screens = "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"
     if args.render and sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
         raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
     count = 1 if args.render else min(args.workers, games)
+    if args.cluster:
+        return Cluster(args.cluster, count)
     return Workers(count, args.render, args.render and not args.quiet)
 
 
@@ -528,6 +532,77 @@ def stop_if_asked():
     """Raises KeyboardInterrupt(signal) if one waits. Signals wait for ever in what we started."""
     for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
         raise KeyboardInterrupt(number)
+
+
+# ---- cluster ------------------------------------------------------------------------------------
+# The other player: the workers of a Dask cluster, of which each game is a task.
+
+
+class Cluster:
+    """The cluster whose scheduler is at `address`, or `local`: one with `count` workers here."""
+
+    def __init__(self, address: str, count: int):
+        self.client = self.local = None
+        try:
+            import distributed
+
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters, we say
+            if address == "local":
+                self.local = distributed.LocalCluster(
+                    n_workers=count, threads_per_worker=1, dashboard_address=None
+                )
+            self.client = distributed.Client(self.local or address, timeout="10s")
+        except ImportError:
+            raise UsageError("--cluster needs dask: python -m pip install distributed") from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"no Dask scheduler is found at {address}: {error}") from None
+        # A function of __main__ would travel by value, and open an emulator for every game.
+        self.module = importlib.import_module(os.path.splitext(os.path.basename(__file__))[0])
+        self.client.upload_file(__file__)
+        for worker, theirs in self.client.run(self.module.rounding).items():
+            if theirs[0] != rounding()[0]:
+                here = f"it has {theirs[1]}; here are {versions()}"
+                print(f"pong_pg: {worker} rounds differently: {here}", file=sys.stderr)
+
+    def play(self, model: dict, seeds, gamma=None):
+        """Yields a Game for each of `seeds`, in their order; Dask has lost ones played again."""
+        (weights,) = self.client.scatter([model], broadcast=True, hash=False)
+        play = self.module.play_on_cluster
+        self.futures = self.client.map(play, seeds, model=weights, gamma=gamma, pure=False)
+        for future in self.futures:
+            while not future.done():
+                stop_if_asked()
+                if self.client.status != "running":
+                    raise OSError("the scheduler of the cluster is gone")
+                time.sleep(0.01)
+            game = future.result()
+            if isinstance(game, str):
+                raise UsageError(game)
+            yield game
+
+    def close(self):
+        self.client.cancel(self.futures, force=True)
+        self.client.close()
+        if self.local:
+            self.local.close()
+
+
+def play_on_cluster(seed, model, gamma):
+    try:
+        return play_and_learn(model, seed, gamma)
+    except UsageError as error:
+        from distributed import get_worker
+
+        return f"{get_worker().address}: {error}"
+
+
+def rounding():
+    """A digest of sums, which another numpy, BLAS or processor rounds otherwise; the versions."""
+    rng = np.random.default_rng(0)
+    model, epx = init_model(rng), rng.integers(-1, 2, (64, D)).astype(np.int8)
+    eph = np.array([policy_forward(model, x)[1] for x in epx])
+    grad = policy_backward(model, epx, eph, rng.standard_normal(64))
+    return hashlib.sha256(grad["W1"].tobytes()).hexdigest(), versions()
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------
@@ -758,6 +833,7 @@ def parse_arguments(argv=None):
     text = "the same seed gives the same run (default: drawn, printed)"
     flag("--seed", type=whole, metavar="N", help=text)
     flag("--workers", **N, default=cores, help="processes that play (default: one a core)")
+    flag("--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`")
     for name, check in HYPERPARAMETERS.items():
         text = f"{name.replace('_', ' ')} (default: {globals()[name]})"
         metavar = "N" if check is natural else "X"
