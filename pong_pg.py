@@ -21,7 +21,7 @@ import signal
 STOP_SIGNALS = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM") or s.name == "SIGHUP"
                 and signal.getsignal(s) != signal.SIG_IGN}  # which nohup has ignored  # fmt: skip
 if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `stop_if_asked`
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `in_order`
 
 import argparse
 import collections
@@ -42,6 +42,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from multiprocessing import connection, resource_tracker
 
 try:
@@ -276,13 +277,6 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point=None):
     return epx[: t + 1], eph[: t + 1], np.array(epdlogp), rewards
 
 
-def game_gradient(model: dict, played, gamma: float) -> dict:
-    """The policy gradient of what `play_game` gives."""
-    epx, eph, epdlogp, rewards = played
-    advantage = standardise(discount_rewards(rewards, gamma))
-    return policy_backward(model, epx, eph, epdlogp * advantage)
-
-
 Game = collections.namedtuple("Game", "points steps gradient")  # the rewards of its points
 open_pong = functools.lru_cache(maxsize=None)(lambda show, thread: Pong(show))  # once a thread
 
@@ -295,10 +289,11 @@ def play_and_learn(model: dict, seed, gamma=None, show=False, live=False) -> Gam
     """
     on_point = (lambda reward: print(point_line(seed[1], reward), flush=True)) if live else None
     pong, rng = open_pong(show, threading.get_ident()), np.random.default_rng(seed)
-    played = play_game(pong, model, rng, on_point)
-    epx, rewards, gradient = played[0], played[-1], None
+    epx, eph, epdlogp, rewards = play_game(pong, model, rng, on_point)
+    gradient = None
     if gamma is not None:
-        grad = game_gradient(model, played, gamma)
+        advantage = standardise(discount_rewards(rewards, gamma))
+        grad = policy_backward(model, epx, eph, epdlogp * advantage)
         moved = np.bitwise_or.reduce(epx, axis=0).nonzero()[0]
         gradient = moved, grad["W1"].T[moved], grad["W2"]
     return Game([reward for reward in rewards if reward != 0], len(rewards), gradient)
@@ -438,11 +433,11 @@ class Report:
             self.bar.update()
 
 
-# ---- worker processes ---------------------------------------------------------------------------
-# A player: `play` yields the games of a batch in their order, `close` ends it.
+# ---- players ------------------------------------------------------------------------------------
+# A player has games played: `play` yields them in the order of their seeds, `close` ends it.
+
 
 def open_player(args, games):
-    """Who plays the games of a run, up to so many at a time."""
     screens = "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"
     if args.render and sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
         raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
@@ -452,106 +447,94 @@ def open_player(args, games):
     return Workers(count, args.render, args.render and not args.quiet)
 
 
+def in_order(futures):
+    """Yields the Games of futures. Raises KeyboardInterrupt if a signal came, and UsageError."""
+    for future in futures:
+        while not future.done():
+            for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
+                raise KeyboardInterrupt(number)
+            time.sleep(0.005)
+        game = future.result()
+        if isinstance(game, str):
+            raise UsageError(game)
+        yield game
+
+
 class Workers:
-    """Processes that play, each at the other end of a pipe."""
+    """Processes of this machine; a thread for each hands it games through a pipe."""
 
     def __init__(self, count: int, show=False, live=False):
         # BLAS reads these as a worker starts. Two threads are slower here, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[blas + "_THREADS"] = "1"
-        self.setup, self.processes, self.idle = (show, live), {}, []
-        for _ in range(count):
-            self.start()
+        self.threads, self.mine = ThreadPoolExecutor(count), threading.local()
+        self.setup, self.processes, self.lock, self.closed = (show, live), [], threading.Lock(), False
+
+    def play(self, model: dict, seeds, gamma=None):
+        batch = object()  # in which a worker is sent the weights once
+        futures = [self.threads.submit(self.hand, batch, model, seed, gamma) for seed in seeds]
+        return in_order(futures)
+
+    def hand(self, batch, model, seed, gamma):
+        """Has the worker of this thread play: a new one if it dies, for the game is the same."""
+        mine = self.mine
+        for _ in range(10):
+            try:
+                if not hasattr(mine, "pipe"):
+                    mine.pipe, mine.batch = self.start(), None
+                mine.pipe.send((model if mine.batch is not batch else None, seed, gamma))
+                mine.batch = batch
+                return mine.pipe.recv()
+            except (EOFError, OSError):  # it died, perhaps in the middle of a message
+                mine.__dict__.clear()
+        raise OSError("worker processes die again and again")
 
     def start(self):
         context = multiprocessing.get_context("spawn")
-        pipe, theirs = context.Pipe()
-        self.processes[pipe] = context.Process(target=work, args=(theirs, *self.setup))
-        self.processes[pipe].start()
-        theirs.close()  # a pipe that nobody else holds ends when its worker does
-
-    def play(self, model: dict, seeds, gamma=None):
-        """Yields a Game for each of `seeds`, in their order.
-
-        A game is a function of weights and seed alone: that of a worker that died is played again.
-        Raises KeyboardInterrupt(signal), and OSError when workers cannot be replaced.
-        """
-        todo, wanted = collections.deque(seeds), collections.deque(seeds)
-        playing, played, informed, deaths = {}, {}, set(), 0
-        while wanted:
-            for pipe in connection.wait(list(self.processes), 0 if todo and self.idle else 0.1):
-                try:
-                    game = pipe.recv()  # None: it has started
-                except (EOFError, OSError):  # it died, perhaps in the middle of a message
-                    deaths += 1
-                    if deaths > 10:
-                        raise OSError("worker processes die again and again") from None
-                    self.processes.pop(pipe).join()
-                    self.idle = [other for other in self.idle if other is not pipe]
-                    todo.extendleft([playing.pop(pipe)] if pipe in playing else [])
-                    self.start()
-                    continue
-                if isinstance(game, UsageError):
-                    raise game
-                if game:
-                    played[playing.pop(pipe)] = game
-                self.idle.append(pipe)
-            while todo and self.idle:
-                pipe = self.idle.pop()
-                playing[pipe] = todo.popleft()
-                with contextlib.suppress(OSError):  # of a worker that died: it is noticed above
-                    pipe.send((None if pipe in informed else model, playing[pipe], gamma))
-                informed.add(pipe)
-            while wanted and wanted[0] in played:
-                yield played.pop(wanted.popleft())
-            stop_if_asked()
+        with self.lock:
+            if self.closed:
+                raise OSError("no more workers are needed")
+            pipe, theirs = context.Pipe()
+            process = context.Process(target=work, args=(theirs, *self.setup))
+            process.start()
+            theirs.close()  # a pipe that nobody else holds ends when its worker does
+            self.processes.append(process)
+        return pipe
 
     def close(self):
-        for process in self.processes.values():
-            process.kill()  # there is nothing in a worker to lose
+        with self.lock:
+            self.closed = True
+            for process in self.processes:
+                process.kill()  # there is nothing in a worker to lose
 
 
 def work(pipe, show, live):
     """A worker process: plays the games that it is sent. It ends with its parent, if not before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent, model = multiprocessing.parent_process().sentinel, None
+    parent = multiprocessing.parent_process().sentinel
     threading.Thread(target=lambda: connection.wait([parent]) and os._exit(1), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
-        pipe.send(None)
         while True:
             new_model, seed, gamma = pipe.recv()
             model = new_model or model
             try:
                 pipe.send(play_and_learn(model, seed, gamma, show, live))
             except UsageError as error:
-                pipe.send(error)
+                pipe.send(str(error))
     os._exit(1)
 
 
-def stop_if_asked():
-    """Raises KeyboardInterrupt(signal) if one waits. Signals wait for ever in what we started."""
-    for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
-        raise KeyboardInterrupt(number)
-
-
-# ---- cluster ------------------------------------------------------------------------------------
-# The other player: the workers of a Dask cluster, of which each game is a task.
-
-
 class Cluster:
-    """The cluster whose scheduler is at `address`, or `local`: one with `count` workers here."""
+    """The workers of the Dask cluster at `address`, or `local`: `count` of them on this machine."""
 
     def __init__(self, address: str, count: int):
-        self.client = self.local = None
         try:
             import distributed
 
             logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters, we say
-            if address == "local":
-                self.local = distributed.LocalCluster(
-                    n_workers=count, threads_per_worker=1, dashboard_address=None
-                )
-            self.client = distributed.Client(self.local or address, timeout="10s")
+            here = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": None}
+            self.local = distributed.LocalCluster(**here) if address == "local" else None
+            self.client = distributed.Client(self.local or address, timeout=10)
         except ImportError:
             raise UsageError("--cluster needs dask: python -m pip install distributed") from None
         except (OSError, ValueError) as error:
@@ -559,26 +542,19 @@ class Cluster:
         # A function of __main__ would travel by value, and open an emulator for every game.
         self.module = importlib.import_module(os.path.splitext(os.path.basename(__file__))[0])
         self.client.upload_file(__file__)
-        for worker, theirs in self.client.run(self.module.rounding).items():
-            if theirs[0] != rounding()[0]:
-                here = f"it has {theirs[1]}; here are {versions()}"
-                print(f"pong_pg: {worker} rounds differently: {here}", file=sys.stderr)
+        for worker, (digest, theirs) in self.client.run(self.module.rounding).items():
+            if digest != rounding()[0]:
+                text = f"{worker} rounds differently, with {theirs}; here: {versions()}"
+                print(f"pong_pg: {text}", file=sys.stderr)
 
     def play(self, model: dict, seeds, gamma=None):
-        """Yields a Game for each of `seeds`, in their order; Dask has lost ones played again."""
         (weights,) = self.client.scatter([model], broadcast=True, hash=False)
         play = self.module.play_on_cluster
         self.futures = self.client.map(play, seeds, model=weights, gamma=gamma, pure=False)
-        for future in self.futures:
-            while not future.done():
-                stop_if_asked()
-                if self.client.status != "running":
-                    raise OSError("the scheduler of the cluster is gone")
-                time.sleep(0.01)
-            game = future.result()
-            if isinstance(game, str):
-                raise UsageError(game)
-            yield game
+        try:
+            yield from in_order(self.futures)
+        except CancelledError:
+            raise OSError("the scheduler of the cluster is gone") from None
 
     def close(self):
         self.client.cancel(self.futures, force=True)
@@ -588,11 +564,11 @@ class Cluster:
 
 
 def play_on_cluster(seed, model, gamma):
+    from distributed import get_worker
+
     try:
         return play_and_learn(model, seed, gamma)
     except UsageError as error:
-        from distributed import get_worker
-
         return f"{get_worker().address}: {error}"
 
 
