@@ -468,7 +468,8 @@ class Workers:
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[blas + "_THREADS"] = "1"
         self.threads, self.mine = ThreadPoolExecutor(count), threading.local()
-        self.setup, self.processes, self.lock, self.closed = (show, live), [], threading.Lock(), False
+        self.setup, self.processes = (show, live), []
+        self.lock, self.closed = threading.Lock(), False
 
     def play(self, model: dict, seeds, gamma=None):
         batch = object()  # in which a worker is sent the weights once
@@ -513,6 +514,7 @@ def work(pipe, show, live):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process().sentinel
     threading.Thread(target=lambda: connection.wait([parent]) and os._exit(1), daemon=True).start()
+    model = None
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
             new_model, seed, gamma = pipe.recv()
@@ -606,6 +608,8 @@ def load_checkpoint(path):
     """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
     blank, places, json_at = layout()
     try:
+        if not os.path.isfile(path):
+            raise OSError(0, "it is not a file" if os.path.exists(path) else "it is not there")
         with open(path, "rb") as file:
             data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size
     except OSError as error:
@@ -618,11 +622,11 @@ def load_checkpoint(path):
             raise CheckpointError(f"{path} holds what no run has: {error}") from None
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             pass  # it is another script's, or worse
-    ours = data.startswith(blank[: places[0]]) and size != len(blank)
-    if not sound and (ours or json_at < size < json_at + 4096):
+    alike = data.startswith(blank[: places[0]])
+    if not sound and (alike and size != len(blank) or json_at < size < json_at + 4096):
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     units, more = divmod(size - json_at + 16 * H * (D + 1), 16 * (D + 1))
-    if not ours and data[:40] == blank[:40] and units > 0 and more < 4096:
+    if not alike and data[:40] == blank[:40] and more < 4096 and (sound or units > H):
         raise CheckpointError(f"{path} has the size of {units} hidden units, and H is {H}")
     raise CheckpointError(
         f"{path} is not a checkpoint of this version. Another script's or an older one's is "
@@ -775,7 +779,7 @@ def rule(kind, allowed, meaning):
         with contextlib.suppress(ValueError):
             if allowed(kind(text)):
                 return kind(text)
-        raise UsageError(f"{text!r} is not {meaning}")
+        raise UsageError(f"{text!r:.60} is not {meaning}")
 
     return check
 

@@ -1,16 +1,19 @@
 """What the tests share: the script as a command, and one short real run."""
 
+import copy
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "pong_pg.py"
 sys.path.insert(0, str(ROOT))
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import pong_pg  # noqa: E402
 
 
 def run_script(*args, cwd, timeout=600, env=None, **options):
@@ -36,3 +39,23 @@ def short_run(tmp_path_factory):
     (folder / "stdout").write_text(done.stdout)
     (folder / "stderr").write_text(done.stderr)
     return folder
+
+
+def make_model(h, d):
+    """A model whose bits are the same on every machine: division is exact by definition."""
+    return {"W1": (np.arange(h * d) / 7 - 0.25).reshape(h, d), "W2": np.arange(h) / 7 - 0.25}
+
+
+@pytest.fixture
+def shrink(monkeypatch, short_run):
+    """shrink(h, d) makes the network small, and gives a model and a real run's state for it."""
+    real = pong_pg.load_checkpoint(short_run / "save.p")[1]
+
+    def shrink(h, d):
+        monkeypatch.setattr(pong_pg, "H", h)
+        monkeypatch.setattr(pong_pg, "D", d)
+        model, state = make_model(h, d), copy.deepcopy(real)
+        state["rmsprop_cache"] = {name: w * w for name, w in model.items()}
+        return model, state
+
+    return shrink
