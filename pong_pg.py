@@ -277,6 +277,13 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point=None):
     return epx[: t + 1], eph[: t + 1], np.array(epdlogp), rewards
 
 
+def game_gradient(model: dict, played, gamma: float) -> dict:
+    """The policy gradient of what `play_game` gives."""
+    epx, eph, epdlogp, rewards = played
+    advantage = standardise(discount_rewards(rewards, gamma))
+    return policy_backward(model, epx, eph, epdlogp * advantage)
+
+
 Game = collections.namedtuple("Game", "points steps gradient")  # the rewards of its points
 open_pong = functools.lru_cache(maxsize=None)(lambda show, thread: Pong(show))  # once a thread
 
@@ -289,12 +296,11 @@ def play_and_learn(model: dict, seed, gamma=None, show=False, live=False) -> Gam
     """
     on_point = (lambda reward: print(point_line(seed[1], reward), flush=True)) if live else None
     pong, rng = open_pong(show, threading.get_ident()), np.random.default_rng(seed)
-    epx, eph, epdlogp, rewards = play_game(pong, model, rng, on_point)
-    gradient = None
+    played = play_game(pong, model, rng, on_point)
+    rewards, gradient = played[-1], None
     if gamma is not None:
-        advantage = standardise(discount_rewards(rewards, gamma))
-        grad = policy_backward(model, epx, eph, epdlogp * advantage)
-        moved = np.bitwise_or.reduce(epx, axis=0).nonzero()[0]
+        grad = game_gradient(model, played, gamma)
+        moved = np.bitwise_or.reduce(played[0], axis=0).nonzero()[0]
         gradient = moved, grad["W1"].T[moved], grad["W2"]
     return Game([reward for reward in rewards if reward != 0], len(rewards), gradient)
 

@@ -25,6 +25,7 @@ import pong_pg
 
 SEED = 0
 GAMES = 10  # of a round: one batch
+CORES = pong_pg.parse_arguments([]).workers
 
 
 # ---- the textbook: dense float64 numpy, one process, Gym's own Pong-v0, BLAS as numpy has it
@@ -97,8 +98,12 @@ def open_gyms_pong():
 
 def our_batch(workers, model, cache):
     lengths = []
-    seeds = [(SEED, k) for k in range(GAMES)]
-    buffer = pong_pg.play_batch(workers, model, seeds, 0.99, lambda _, g: lengths.append(g.steps))
+    buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
+    for game in workers.play(model, [(SEED, k) for k in range(GAMES)], 0.99):
+        moved, dW1, dW2 = game.gradient
+        buffer["W1"].T[moved] += dW1
+        buffer["W2"] += dW2
+        lengths.append(game.steps)
     pong_pg.rmsprop_update(model, buffer, cache, 0.0, 0.99)  # a rate of 0: the same games each time
     return sum(lengths), lengths
 
@@ -108,7 +113,7 @@ def emulate(games):
 
     Gives the number of their steps.
     """
-    pong, steps = pong_pg.open_pong(False), 0
+    pong, steps = pong_pg.open_pong(False, 0), 0
     for k in games:
         rng, done = np.random.default_rng([SEED, k]), False
         pong.reset()
@@ -133,7 +138,7 @@ def measure(rounds, cores):
     dense_cache = {name: np.zeros_like(w) for name, w in dense.items()}
     env, lengths = open_gyms_pong(), []
     spawn = multiprocessing.get_context("spawn")
-    workers = {n: pong_pg.Workers(n, model) for n in {1, cores}}
+    workers = {n: pong_pg.Workers(n) for n in {1, cores}}
     pools = {n: ProcessPoolExecutor(n, spawn) for n in {1, cores}}
 
     def ours(n):
@@ -236,10 +241,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", metavar="PATH", help="write the table here as well")
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default: 7)")
-    parser.add_argument("--cores", type=int, default=pong_pg.usable_cores(), help="workers at most")
+    parser.add_argument("--cores", type=int, default=CORES, help="workers at most")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     args = parser.parse_args()
-    print(pong_pg.versions() + f", {pong_pg.usable_cores()} cores")
+    print(pong_pg.versions() + f", {CORES} cores")
     if args.memory:
         memory_of_a_worker()
         return
