@@ -612,10 +612,10 @@ def save_checkpoint(path, model: dict, state: dict):
 
 def load_checkpoint(path):
     """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path} is not {'a file' if os.path.exists(path) else 'there'}")
     blank, places, json_at = layout()
     try:
-        if not os.path.isfile(path):
-            raise OSError(0, "it is not a file" if os.path.exists(path) else "it is not there")
         with open(path, "rb") as file:
             data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size
     except OSError as error:
@@ -754,7 +754,7 @@ def import_gym():
     name = "gym" if "gym 0.21." in found and "ale-py 0.7." in found else "gymnasium"
     try:
         if "ale-py" not in found or name == "gymnasium" and "gymnasium 1." not in found:
-            raise ImportError("needed: gymnasium 1 with ale-py, or gym 0.21 with ale-py 0.7")
+            raise ImportError("gymnasium 1 with ale-py is needed, or gym 0.21 with ale-py 0.7")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             gym, ale_py = importlib.import_module(name), importlib.import_module("ale_py")

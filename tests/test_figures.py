@@ -14,7 +14,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import figures
 
 SEED, FIRST, STEPS = 1, 40, 60  # of the GIF
-HYPERPARAMETERS = {"batch_size": 10, "learning_rate": 1e-4, "gamma": 0.99, "decay_rate": 0.99}
 COLOURS = {"blue": (0, 114, 178), "orange": (213, 94, 0), "white": (255, 255, 255)}
 
 
@@ -125,7 +124,7 @@ def save(tmp_path_factory):
     model = pong_pg.init_model(rng)
     model["W1"] *= rng.uniform(0.1, 3, (200, 1))
     model["W1"][:, :800] = 0
-    pong_pg.save_checkpoint(path, model, pong_pg.new_state(7, HYPERPARAMETERS))
+    pong_pg.save_checkpoint(path, model, pong_pg.new_state(7))
     return path
 
 

@@ -753,7 +753,7 @@ def test_there_are_enough_of_them():
     "kind", ["folder", "pipe", "device", "loop", "dangling", "terabyte", "proc"]
 )
 def test_a_path_that_is_no_checkpoint_file_is_refused(judge, kind):
-    path, words = judge.folder / "odd.p", "it is not a file"
+    path, words = judge.folder / "odd.p", "is not a file"
     if kind == "folder":
         path.mkdir()
         words = "cannot be written"

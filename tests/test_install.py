@@ -95,12 +95,12 @@ STUB_029 = ("gymnasium", "0.29.1", "")
     "missing, but, words",
     [
         (["numpy"], [], ["numpy is missing"]),
-        (["gym", "gymnasium"], [], ["neither gymnasium nor gym"]),
-        (["gym", "gymnasium", "ale_py"], [], ["neither gymnasium nor gym"]),
-        (["ale_py"], [], ["ale-py", "not installed"]),
-        (["gym", "gymnasium"], [STUB_026], ["gym 0.26.2", "0.21"]),
-        (["gym", "gymnasium", "ale_py"], [STUB_026], ["gym 0.26.2", "0.21"]),
-        (["gym", "gymnasium"], [STUB_029], ["gymnasium 0.29.1"]),
+        (["gym", "gymnasium"], [], ["gymnasium 1 with ale-py is needed"]),
+        (["gym", "gymnasium", "ale_py"], [], ["gymnasium 1 with ale-py is needed"]),
+        (["ale_py"], [], ["ale-py is needed"]),
+        (["gym", "gymnasium"], [STUB_026], ["gym 0.26.2", "gym 0.21 with ale-py 0.7"]),
+        (["gym", "gymnasium", "ale_py"], [STUB_026], ["gym 0.26.2", "gym 0.21 with ale-py 0.7"]),
+        (["gym", "gymnasium"], [STUB_029], ["gymnasium 0.29.1", "gymnasium 1"]),
         (["gym", "gymnasium"], [STUB_026, STUB_029], ["gym"]),
     ],
     ids=[
@@ -303,7 +303,7 @@ def test_a_window_without_a_display_does_not_open(tmp_path):
     assert "Failed to initialize SDL" in line
 
 
-def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_script_can(tmp_path):
+def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_import_can(tmp_path):
     model = {"W1": np.ones((200, 6400)), "W2": np.ones(200)}
     theirs = re.sub(b"numpy.(?:_core|core)", b"numpy._core", pickle.dumps(model, 2))
     (tmp_path / "theirs.p").write_bytes(theirs)
@@ -311,12 +311,18 @@ def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_script_can(tmp_path):
         code, out = python("import pickle; pickle.load(open('theirs.p', 'rb'))", cwd=tmp_path)
         assert code != 0
         seen("numpy-core", out)
-    done = run_script("--evaluate", 1, "--save", "theirs.p", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "tools").mkdir()
     shutil.copy(SCRIPT, tmp_path)
-    code, out = python(cure("No module named numpy._core"), cwd=tmp_path)
+    shutil.copy(ROOT / "tools" / "import_model.py", tmp_path / "tools")
+    done = run_script("--evaluate", 1, "--save", "theirs.p", cwd=tmp_path)
+    assert done.returncode == 2
+    seen("foreign", done.stderr)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    code, out = run(
+        "bash", "-euc", cure("Another script's file"), cwd=tmp_path, env={**ENV, "PATH": path}
+    )
     assert code == 0, out
-    load = "import pickle; print(pickle.load(open('converted.p', 'rb'))['W1'].sum())"
+    load = "import pickle; print(pickle.load(open('ours.p', 'rb'))['W1'].sum())"
     assert python(load, cwd=tmp_path) == (0, "1280000.0\n")
 
 
