@@ -37,7 +37,6 @@ import multiprocessing
 import os
 import pickle
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -396,13 +395,11 @@ def start_run(args):
         print(f"training from scratch, seed {state['seed']}")
         for path in filter(os.path.exists, [args.save, args.log or ""]):
             print(f"{path} will be kept as {free_name(path)}")
-        if os.path.exists(args.save):
-            try:
-                print(f"  it holds {describe(load_checkpoint(args.save)[1])}")
-            except CheckpointError as error:
-                print(f"  it is unusable: {error}")
+        with contextlib.suppress(CheckpointError):
+            print(f"  it holds {describe(load_checkpoint(args.save)[1])}")
             print(f"  to continue it: python pong_pg.py --resume --save {args.save}")
             print(f"  to watch it:    python pong_pg.py --evaluate 1 --render --save {args.save}")
+            print(f"                  and, once it is kept, --save {free_name(args.save)}")
     for name, old in state["hyperparameters"].items():
         new = getattr(args, name)
         if new not in (None, old):
@@ -704,8 +701,8 @@ def keep(path):
         try:
             os.link(os.path.realpath(path), free_name(path))
         except OSError:  # a file system without links
-            shutil.copy2(path, path + ".tmp")
-            os.rename(path + ".tmp", free_name(path))
+            with open(path, "rb") as file:
+                write_atomically(free_name(path), file.read())
 
 
 def free_name(path) -> str:

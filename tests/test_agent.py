@@ -1,7 +1,10 @@
 """The agent that ships, save.p: that it wins, goes on learning, and is what README.md says."""
 
+import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,6 +13,9 @@ import pytest
 from conftest import ROOT, run_script
 
 import pong_pg
+
+sys.path.insert(0, str(ROOT / "tools"))
+import watch  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -25,45 +31,68 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def agent(trained):
-    model, state = pong_pg.load_checkpoint(ROOT / "save.p")
-    shipped = state is not None and (state["games"], state["running_mean"]) == (
-        len(trained), trained[-1][2],
-    )  # fmt: skip
-    assert shipped, "save.p is not the agent that ships: git checkout save.p docs/save.csv"
-    return model, state
+def agent(trained, tmp_path_factory):
+    """A folder in which save.p is the agent that ships, whatever training has left in this one."""
+    folder = tmp_path_factory.mktemp("agent")
+    found = watch.find_agent()
+    if found:
+        shutil.copy(found, folder / "save.p")
+    else:  # somebody went on training it
+        command = ["git", "-C", str(ROOT), "show", "HEAD:save.p"]
+        with (folder / "save.p").open("wb") as file:
+            subprocess.run(command, stdout=file, check=True)
+    assert watch.find_agent(folder) == folder / "save.p", "save.p and docs/save.csv differ"
+    return folder
 
 
 def test_the_agent_wins(agent):
-    done = run_script("--evaluate", 10, "--seed", 101, cwd=ROOT)
+    done = run_script("--evaluate", 10, "--seed", 101, cwd=agent)
     won, mean = re.search(r"won=(\d+) mean=(\S+)", done.stdout.splitlines()[-1]).groups()
     assert int(won) > 5 and float(mean) > 0, done.stdout
 
 
-def test_the_agent_goes_on_learning(agent, tmp_path):
-    (tmp_path / "save.p").write_bytes((ROOT / "save.p").read_bytes())
-    (tmp_path / "save.csv").write_bytes((ROOT / "docs" / "save.csv").read_bytes())
+def test_the_agent_goes_on_learning(agent, trained, tmp_path):
+    shutil.copy(agent / "save.p", tmp_path)
+    shutil.copy(ROOT / "docs" / "save.csv", tmp_path)
     done = run_script(
         "--resume", "--episodes", 1, "--batch-size", 2, "--log", "save.csv", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    games = agent[1]["games"]
-    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] == games + 2
-    assert [row[0] for row in rows_of(tmp_path / "save.csv")] == list(range(games + 2))
+    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] == len(trained) + 2
+    assert [row[0] for row in rows_of(tmp_path / "save.csv")] == list(range(len(trained) + 2))
 
 
 def test_another_script_reads_the_agent(agent):
     code = "import pickle; model = pickle.load(open('save.p', 'rb')); print(model['W1'].shape)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=str(agent), capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "(200, 6400)\n", done.stderr
+
+
+def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
+    """After a first run of your own it is save.p.1, and save.p is yours."""
+    for name in ("pong_pg.py", "tools/watch.py", "docs/save.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "tools/watch.py", "--seed", "101"]
+    screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    options = {"cwd": str(tmp_path), "env": {**os.environ, **screen}, "stderr": subprocess.PIPE}
+    done = subprocess.run(command, **options)
+    assert done.returncode == 2 and b"git show HEAD:save.p" in done.stderr
+    shutil.copy(agent / "save.p", tmp_path / "save.p.1")
+    (tmp_path / "save.p").write_bytes(b"my own")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as run:
+        assert run.stdout.readline() == b"save.p.1 plays\n"
+        assert run.stdout.readline().startswith(b"ep 0: game finished, reward: ")
+        run.send_signal(signal.SIGINT)
+    assert run.returncode == 130
 
 
 def test_the_commands_in_the_readme_made_the_agent(agent, trained):
     block = re.search(r"<!-- train the agent -->\n```bash\n(.*?)```", README, re.S).group(1)
     commands = [pong_pg.parse_arguments(shlex.split(line)[2:]) for line in block.splitlines()]
-    state = agent[1]
+    state = pong_pg.load_checkpoint(agent / "save.p")[1]
     assert [args.resume for args in commands] == [False] + [True] * (len(commands) - 1)
     assert {args.log for args in commands} == {"docs/save.csv"}
     assert commands[0].seed == state["seed"]

@@ -1,0 +1,55 @@
+"""Shows the agent that ships play a game, wherever your own training has left it.
+
+    python tools/watch.py              # in a window
+    python tools/watch.py --seed 102   # another game; other flags of --evaluate go here too
+
+A first run from scratch keeps the save.p that it finds as save.p.1. Here the agent is known by its
+content: as many games and the same running mean as the last line of its log, docs/save.csv.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import pong_pg
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find_agent(folder=ROOT):
+    """The path of the agent that ships among save.p, save.p.1, ... in `folder`, or None."""
+    last = (ROOT / "docs" / "save.csv").read_text().splitlines()[-1].split(",")
+    for path in sorted(Path(folder).glob("save.p*")):
+        try:
+            state = pong_pg.load_checkpoint(path)[1]
+        except pong_pg.CheckpointError:
+            continue
+        if (state["games"], state["running_mean"]) == (int(last[0]) + 1, float(last[2])):
+            return path
+    return None
+
+
+def main(flags) -> int:
+    if "-h" in flags or "--help" in flags:
+        print(__doc__)
+        return 0
+    agent = find_agent()
+    if agent is None:
+        print(
+            "watch: the agent that ships is no longer here, training went on from it: "
+            "git show HEAD:save.p > save.p.agent brings it back",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"{agent.name} plays", flush=True)
+    command = [sys.executable, str(ROOT / "pong_pg.py"), "--evaluate", "1", "--render"]
+    try:
+        return subprocess.call([*command, "--save", os.path.relpath(agent), *flags])
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
