@@ -1,6 +1,7 @@
 """The pictures of README.md: the learning curve, what the network has learnt, and a game.
 
     python tools/figures.py curve docs/save.csv         # of what pong_pg.py --log wrote
+    python tools/figures.py table docs/save.csv         # how long it took, as Markdown
     python tools/figures.py weights                     # of save.p
     python tools/figures.py game --seed 1 --points 2    # save.p plays
 
@@ -40,13 +41,15 @@ def draw_curve(args):
     """Scores and running mean of each log, against games and against hours, as a PNG."""
     mpl = need("matplotlib", "matplotlib.figure")
     logs, names = [read_log(path) for path in args.logs], [Path(path).name for path in args.logs]
+    logs = [{what: values[: args.games] for what, values in log.items()} for log in logs]
     if len(set(names)) < len(names):
         names = args.logs
     figure = mpl.Figure((9, 3.8), dpi=200, layout="constrained")
     figure.suptitle("each dot is a game, the line the running mean", fontsize=9, color="0.3")
     panels = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    for axes, unit, what in zip(panels, ("games", "hours"), ("games played", "hours of training")):
-        for log, run, colour in zip(logs, names, itertools.cycle([BLUE, VERMILION, PURPLE])):
+    right = {"hours": "hours of training", "steps": "million steps"}[args.against]
+    for axes, unit, what in zip(panels, ("games", args.against), ("games played", right)):
+        for log, run, colour in zip(logs, names, itertools.cycle([BLUE, VERMILION, PURPLE, GREEN])):
             x, even, colour = log[unit], first_even(log), f"#{colour:06x}"
             alpha = min(0.5, max(0.1, 1000 / len(x))) / len(logs)
             axes.plot(x, log["score"], ".", ms=2.5, mew=0, alpha=alpha, color=colour, zorder=1)
@@ -69,7 +72,7 @@ def draw_curve(args):
     beside = panels[1].get_yaxis_transform()
     panels[1].text(1.01, 0, "even\nscore", transform=beside, va="center", fontsize=9)
     if len(logs) > 1:
-        panels[0].legend(loc="lower right", fontsize=8)
+        panels[0].legend(loc="upper left", fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write(args.out, picture.getvalue())
@@ -80,7 +83,7 @@ def draw_curve(args):
 
 
 def read_log(path) -> dict:
-    """A log's games and hours so far, score and running_mean: arrays. Raises UsageError.
+    """A log's games, hours and million steps so far, score, running_mean: arrays. UsageError.
 
     A last line without an end does not count: the run may be writing it.
     """
@@ -89,19 +92,48 @@ def read_log(path) -> dict:
             header, *rows = csv.reader(line for line in file if line.endswith("\n"))
         if header != LOG_COLUMNS or not rows or any(len(row) != len(header) for row in rows):
             raise ValueError(f"expected columns {','.join(LOG_COLUMNS)} and a row a game")
-        episode, score, running_mean, _, seconds = columns = np.array(rows, np.float64).T
+        episode, score, running_mean, steps, seconds = columns = np.array(rows, np.float64).T
         if not np.isfinite(columns).all():
             raise ValueError("it has numbers that are not finite")
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} is not a log of pong_pg.py: {error}") from None
-    hours = seconds / 3600
-    return {"games": episode + 1, "hours": hours, "score": score, "running_mean": running_mean}
+    x = {"games": episode + 1, "hours": seconds / 3600, "steps": np.cumsum(steps) / 1e6}
+    return {**x, "score": score, "running_mean": running_mean}
 
 
 def first_even(log):
     """The row of the first running mean that is not below 0, or None."""
     even = (log["running_mean"] >= 0).nonzero()[0]
     return even[0] if len(even) else None
+
+
+SCORES = (-19, -15, -10, -5, 0)
+GAMES = (250, 500, 1000, 1500, 2000, 2500)
+SPEED = 9800  # steps a second of two workers, measured by tools/benchmark.py
+
+
+def print_table(args):
+    """When the running mean of each log reached SCORES, and what it was after GAMES games."""
+    print("| log | " + " | ".join(f"{score:+}" for score in SCORES) + " |")
+    print("|---" * (len(SCORES) + 1) + "|")
+    for path in args.logs:
+        log, cells = read_log(path), []
+        for score in SCORES:
+            there = (log["running_mean"] >= score).nonzero()[0]
+            at = there[0] if len(there) else None
+            cells.append("" if at is None else f"{at + 1:,} games, {minutes(log['steps'][at])}")
+        print(f"| {Path(path).name} | " + " | ".join(cells) + " |")
+    print()
+    print("| after games | " + " | ".join(f"{games:,}" for games in GAMES) + " |")
+    print("|---" * (len(GAMES) + 1) + "|")
+    for path in args.logs:
+        mean = read_log(path)["running_mean"]
+        cells = [f"{mean[games - 1]:.1f}" if games <= len(mean) else "" for games in GAMES]
+        print(f"| {Path(path).name} | " + " | ".join(cells) + " |")
+
+
+def minutes(million_steps) -> str:
+    return f"{million_steps * 1e6 / SPEED / 60:.0f} min"
 
 
 # ---- weights ------------------------------------------------------------------------------------
@@ -321,7 +353,7 @@ def whole(text, least=0):
 
 
 def parse_arguments(argv=None):
-    parser = OneLineParser(description="Draw the pictures of README.md.")
+    parser = OneLineParser(description="Draw the pictures of README.md, and its tables.")
     figures = parser.add_subparsers(dest="figure", metavar="FIGURE", required=True)
 
     def add(name, draw, out, text):
@@ -332,7 +364,13 @@ def parse_arguments(argv=None):
 
     figure = add("curve", draw_curve, "docs/curve.png", "scores against games and hours: a PNG")
     figure.add_argument("logs", metavar="LOG", nargs="+", help="a CSV file of pong_pg.py --log")
+    least = functools.partial(whole, least=1)
+    figure.add_argument("--games", metavar="N", type=least, help="only the first N of each log")
+    figure.add_argument("--against", choices=["hours", "steps"], default="hours")
     checkpoint = {"metavar": "PATH", "default": "save.p", "help": "default: save.p"}
+    table = figures.add_parser("table", help="how long it took to which score, as Markdown")
+    table.set_defaults(draw=print_table, kind="", out=".")
+    table.add_argument("logs", metavar="LOG", nargs="+", help="a CSV file of pong_pg.py --log")
     figure = add("weights", draw_weights, "docs/weights.png", "what hidden units look for: a PNG")
     figure.add_argument("--save", **checkpoint)
     figure = add("game", draw_game, "docs/game.gif", "a game or a part of it: a GIF below 3 MB")
@@ -351,7 +389,9 @@ def main(argv=None) -> int:
     args = parse_arguments(argv)
     try:
         folder = os.path.dirname(args.out) or "."
-        if not args.out.endswith(args.kind) or os.path.isdir(args.out) or not os.path.isdir(folder):
+        if args.kind and (
+            not args.out.endswith(args.kind) or os.path.isdir(args.out) or not os.path.isdir(folder)
+        ):
             raise UsageError(f"--out {args.out}: expected a {args.kind} in a folder that is there")
         args.draw(args)
         return 0
