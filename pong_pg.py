@@ -454,13 +454,17 @@ def in_order(futures):
     """Yields the Games of futures. Raises KeyboardInterrupt if a signal came, and UsageError."""
     for future in futures:
         while not future.done():
-            for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
-                raise KeyboardInterrupt(number)
+            raise_signal()
             time.sleep(0.005)
         game = future.result()
         if isinstance(game, str):
             raise UsageError(game)
         yield game
+
+
+def raise_signal():
+    for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
+        raise KeyboardInterrupt(number)
 
 
 class Workers:
@@ -536,16 +540,26 @@ class Cluster:
         try:
             import distributed
 
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters, we say
-            here = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": None}
-            self.local = distributed.LocalCluster(**here) if address == "local" else None
-            self.client = distributed.Client(self.local or address, timeout=10)
+            logging.disable()  # what matters, we say
+            warnings.simplefilter("ignore")
+            self.local = None
+            if address == "local":
+                self.local = distributed.LocalCluster(
+                    count, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+                )
+            self.client = distributed.Client(self.local or address, timeout=5)
         except ImportError:
             raise UsageError("--cluster needs dask: python -m pip install distributed") from None
         except (OSError, ValueError) as error:
             raise UsageError(f"no Dask scheduler is found at {address}: {error}") from None
+        self.futures = []
         # A function of __main__ would travel by value, and open an emulator for every game.
         self.module = importlib.import_module(os.path.splitext(os.path.basename(__file__))[0])
+        if not self.client.scheduler_info()["workers"]:
+            print(f"waiting for a worker of the cluster at {address}")
+        while not self.client.scheduler_info()["workers"]:
+            raise_signal()
+            time.sleep(0.1)
         self.client.upload_file(__file__)
         for worker, (digest, theirs) in self.client.run(self.module.rounding).items():
             if digest != rounding()[0]:
@@ -553,12 +567,12 @@ class Cluster:
                 print(f"pong_pg: {text}", file=sys.stderr)
 
     def play(self, model: dict, seeds, gamma=None):
-        (weights,) = self.client.scatter([model], broadcast=True, hash=False)
-        play = self.module.play_on_cluster
-        self.futures = self.client.map(play, seeds, model=weights, gamma=gamma, pure=False)
+        play, how = self.module.play_on_cluster, {"gamma": gamma, "pure": False}
         try:
+            (weights,) = self.client.scatter([model], broadcast=True, hash=False)
+            self.futures = self.client.map(play, seeds, model=weights, **how)
             yield from in_order(self.futures)
-        except CancelledError:
+        except (CancelledError, OSError):
             raise OSError("the scheduler of the cluster is gone") from None
 
     def close(self):
@@ -571,6 +585,7 @@ class Cluster:
 def play_on_cluster(seed, model, gamma):
     from distributed import get_worker
 
+    model = {name: w.copy("F") for name, w in model.items()}  # Dask's is not aligned: numpy is slow
     try:
         return play_and_learn(model, seed, gamma)
     except UsageError as error:
@@ -829,6 +844,8 @@ def parse_arguments(argv=None):
     for name in (*HYPERPARAMETERS, "episodes", "save_every", "log"):
         if args.evaluate and getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} does not go with --evaluate")
+    if args.cluster and args.render:
+        parser.error("--render does not go with --cluster: it opens a window here")
     if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
         parser.error("--log and --save name the same file")
     for path in [] if args.evaluate else filter(None, [args.save, args.log]):

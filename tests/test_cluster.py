@@ -1,0 +1,217 @@
+"""The same run on a Dask cluster: a real scheduler and real workers on this machine."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, SCRIPT, run_script
+from test_faults import Run, one_line
+from test_training import log_without_seconds, sha256
+
+import pong_pg
+
+distributed = pytest.importorskip("distributed")
+RUN = "--seed 3 --batch-size 2 --save-every 2 --learning-rate 1e-3 --log log.csv".split()
+ENV = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s"}
+
+
+class Process(subprocess.Popen):
+    """A scheduler or a worker, in a session of its own; its output goes to `log`."""
+
+    def __init__(self, command, log, env=None):
+        self.log = log
+        command = [sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]]
+        with log.open("w") as file:
+            super().__init__(
+                command, stdout=file, stderr=file, cwd=str(log.parent), env={**ENV, **(env or {})},
+                start_new_session=True,
+            )  # fmt: skip
+
+    def wait_for(self, pattern):
+        deadline = time.monotonic() + 60
+        while not re.search(pattern, self.log.read_text()):
+            assert self.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+        return re.search(pattern, self.log.read_text()).group(1)
+
+    def end(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+
+class Dask:
+    """A scheduler with workers."""
+
+    def __init__(self, folder, workers):
+        self.folder, self.workers = folder, []
+        self.scheduler = Process(
+            ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+            folder / "scheduler",
+        )
+        self.address = self.scheduler.wait_for(r"Scheduler at:\s+(tcp://\S+)")
+        for _ in range(workers):
+            self.add()
+        for worker in self.workers:
+            worker.wait_for(r"(Registered to)")
+
+    def add(self, env=None):
+        log = self.folder / f"worker{len(self.workers)}"
+        command = ["worker", self.address, "--nthreads", "1", "--no-dashboard"]
+        self.workers.append(Process(command, log, env))
+        return self.workers[-1]
+
+    def close(self):
+        for process in [*self.workers, self.scheduler]:
+            process.end()
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory):
+    with contextlib.closing(Dask(tmp_path_factory.mktemp("dask"), 2)) as dask:
+        yield dask
+
+
+@pytest.fixture
+def own(tmp_path_factory):
+    """dask(n): a cluster that may be harmed."""
+    with contextlib.ExitStack() as stack:
+        yield lambda n: stack.enter_context(
+            contextlib.closing(Dask(tmp_path_factory.mktemp("own"), n))
+        )
+
+
+def same(folder, short_run):
+    assert sha256(folder / "save.p") == sha256(short_run / "save.p")
+    assert log_without_seconds(folder / "log.csv") == log_without_seconds(short_run / "log.csv")
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_cluster_gives_the_same_bits_and_lines(dask, short_run, tmp_path, local):
+    address = "local" if local else dask.address
+    done = run_script(*RUN, "--episodes", 6, "--cluster", address, "--workers", 2, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (short_run / "stdout").read_text()
+    same(tmp_path, short_run)
+
+
+def test_evaluation_on_a_cluster_is_the_same(dask, short_run):
+    flags = ["--evaluate", 2, "--seed", 8]
+    lines = [run_script(*flags, *more, cwd=short_run).stdout
+             for more in (["--workers", 1], ["--cluster", dask.address])]  # fmt: skip
+    assert lines[0] == lines[1] and "evaluation: games=2" in lines[0]
+
+
+def test_workers_that_are_killed_or_join_change_no_bit(own, short_run, tmp_path):
+    dask = own(2)
+    run = Run(tmp_path / "run", *RUN, "--episodes", 6, "--cluster", dask.address)
+    run.wait_until(run.games)
+    dask.workers[0].end()
+    dask.add()
+    assert run.end() == (0, "") and run.stdout == (short_run / "stdout").read_text()
+    same(tmp_path / "run", short_run)
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_with_one_line(own, tmp_path):
+    dask = own(1)
+    run = Run(tmp_path / "run", *RUN, "--cluster", dask.address)
+    run.wait_until(run.saved)
+    dask.scheduler.end()
+    began = time.monotonic()
+    status, error = run.end()
+    assert status == 1 and run.leaves_nobody() and time.monotonic() - began < 20
+    one_line(error, "scheduler of the cluster is gone")
+    assert pong_pg.load_checkpoint(tmp_path / "run" / "save.p")[1]["games"] == run.saved()
+
+
+def test_a_worker_that_cannot_play_is_named(own, tmp_path):
+    (tmp_path / "gymnasium.py").write_text("raise ImportError('no gymnasium here')\n")
+    (tmp_path / "gym.py").write_text("raise ImportError('no gym here')\n")
+    dask = own(0)
+    worker = dask.add({"PYTHONPATH": str(tmp_path)})
+    worker.wait_for(r"(Registered to)")
+    (tmp_path / "run").mkdir()
+    done = run_script(*RUN, "--cluster", dask.address, cwd=tmp_path / "run")
+    assert done.returncode == 2 and not list((tmp_path / "run").iterdir())
+    one_line(done.stderr, "tcp://127.0.0.1:", "here", "pip install -r requirements.txt")
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "no.such.host.invalid:1"])
+def test_an_address_without_a_scheduler_is_refused(address, tmp_path):
+    done = run_script(*RUN, "--cluster", address, cwd=tmp_path)
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    one_line(done.stderr, "no Dask scheduler", address)
+
+
+def test_what_is_missing_or_does_not_go_together_is_said(tmp_path):
+    (tmp_path / "distributed.py").write_text("raise ImportError\n")
+    done = run_script("--cluster", "local", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    one_line(done.stderr, "pip install distributed")
+    done = run_script("--cluster", "local", "--render", cwd=tmp_path)
+    assert done.returncode == 2
+    one_line(done.stderr, "--render", "--cluster")
+
+
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("local", [False, True])
+def test_a_signal_ends_it_and_leaves_nothing_running(dask, tmp_path, local, group):
+    address = "local" if local else dask.address
+    flags = [*RUN, "--cluster", address, "--workers", 2]
+    run = Run(tmp_path / "run", *flags)
+    run.wait_until(run.saved)
+    (os.killpg if group else os.kill)(run.pid, signal.SIGINT)
+    assert run.end() == (130, "") and run.leaves_nobody()
+    assert pong_pg.load_checkpoint(tmp_path / "run" / "save.p")[1]["games"] == run.saved()
+    if not local:
+        with distributed.Client(dask.address, set_as_default=False) as client:
+            deadline = time.monotonic() + 20
+            while any(client.processing().values()):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+def test_it_waits_for_the_first_worker_and_can_be_interrupted(own, tmp_path):
+    dask = own(0)
+    run = Run(tmp_path / "run", *RUN, "--cluster", dask.address)
+    run.wait_until(lambda: "waiting for a worker" in run.stdout)
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.end() == (143, "") and run.leaves_nobody()
+    run = Run(tmp_path / "run", *RUN, "--episodes", 2, "--cluster", dask.address)
+    run.wait_until(lambda: "waiting for a worker" in run.stdout)
+    dask.add()
+    assert run.end() == (0, "")
+
+
+def test_a_worker_that_rounds_differently_is_named(own, tmp_path):
+    """Here pong_pg's digest is another one on the worker, as with another BLAS."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import hashlib, builtins\nreal = hashlib.sha256\n"
+        "hashlib.sha256 = lambda data=b'': real(bytes(data) + b'other')\n"
+    )
+    dask = own(0)
+    dask.add({"PYTHONPATH": str(tmp_path)}).wait_for(r"(Registered to)")
+    flags = [*RUN, "--episodes", 2, "--cluster", dask.address]
+    (tmp_path / "run").mkdir()
+    done = run_script(*flags, cwd=tmp_path / "run")
+    assert done.returncode == 0
+    one_line(done.stderr, "tcp://127.0.0.1:", "rounds differently", "numpy")
+
+
+def test_a_worker_has_one_blas_thread(dask):
+    with distributed.Client(dask.address, set_as_default=False) as client:
+        for found in client.run(os.getenv, "OPENBLAS_NUM_THREADS").values():
+            assert found == "1"
+
+
+def test_the_commands_of_the_page_are_there():
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^ *python pong_pg\.py (.*)", page, re.M):
+        flags = command.split("#")[0].split("&")[0].replace("$seed", "0").strip("`. ").split()
+        assert pong_pg.parse_arguments(flags).cluster
+    assert SCRIPT.name in page
