@@ -596,8 +596,9 @@ def rounding():
     """A digest of sums, which another numpy, BLAS or processor rounds otherwise; the versions."""
     rng = np.random.default_rng(0)
     model, epx = init_model(rng), rng.integers(-1, 2, (64, D)).astype(np.int8)
-    eph = np.array([policy_forward(model, x)[1] for x in epx])
-    grad = policy_backward(model, epx, eph, rng.standard_normal(64))
+    epx[:, 20:] = 0  # so little that BLAS would not take a second thread
+    p, eph = map(np.array, zip(*(policy_forward(model, x) for x in epx)))
+    grad = policy_backward(model, epx, eph, p - 0.5)
     return hashlib.sha256(grad["W1"].tobytes()).hexdigest(), versions()
 
 
