@@ -114,3 +114,19 @@ def test_the_readme_tells_games_and_hours_of_the_log(trained):
 def test_the_readme_shows_pictures_of_moderate_size(name):
     assert f"(docs/{name})" in README or f"({name})" in AGENT
     assert 10_000 < (ROOT / "docs" / name).stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("name, part", [("how long", 0), ("normal", 1)])
+def test_the_readmes_tables_are_those_of_the_logs(name, part):
+    logs = ["docs/default.csv", "docs/seed20.csv", "docs/seed21.csv", "docs/save.csv"]
+    command = [sys.executable, "tools/figures.py", "table", *logs]
+    printed = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True, check=True)
+    shown = README.split(f"<!-- {name} -->\n")[1].split("\n\n")[0]
+    assert printed.stdout.strip().split("\n\n")[part] == shown
+
+
+def test_the_fast_commands_are_flags_of_the_script():
+    block = re.search(r"<!-- fast -->\n```bash\n(.*?)```", README, re.S).group(1)
+    commands = [pong_pg.parse_arguments(shlex.split(line)[2:]) for line in block.splitlines()]
+    assert [args.resume for args in commands] == [False, True, True]
+    assert [args.learning_rate for args in commands] == [None, 2e-3, 1e-3]

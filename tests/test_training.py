@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,8 @@ def test_a_worker_has_one_blas_thread_whatever_is_said_outside(monkeypatch):
     with contextlib.closing(pong_pg.Workers(1)) as workers:
         workers.start()
         (worker,) = workers.processes
+        while b"spawn_main" not in Path(f"/proc/{worker.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
     assert {b"OPENBLAS_NUM_THREADS=1", b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= {*environment}
 
