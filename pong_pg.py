@@ -384,6 +384,10 @@ def evaluate(args):
 
 def start_run(args):
     """Gives (model, state) to train, fresh or from the checkpoint, and says which."""
+    for path in filter(None, [args.save, args.log]):
+        folder = os.path.dirname(os.path.realpath(path))
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):  # known now, not in hours
+            raise UsageError(f"{path} cannot be written: expected a name in a folder that is there")
     if args.resume:
         model, state = load_checkpoint(args.save)
         if args.seed not in (None, state["seed"]):
@@ -392,7 +396,7 @@ def start_run(args):
     else:
         state = new_state(secrets.randbits(32) if args.seed is None else args.seed)
         model = init_model(np.random.default_rng(state["seed"]))
-        hint = "expect -20 for 2,000 games; faster, after 200: --resume --learning-rate 2e-3 (README)"
+        hint = "expect -20 for 2,000 games; faster after 200: --resume --learning-rate 2e-3 (README)"
         print(f"training from scratch, seed {state['seed']}: {hint}")
         for path in filter(os.path.exists, [args.save, args.log or ""]):
             print(f"{path} will be kept as {free_name(path)}")
@@ -850,10 +854,6 @@ def parse_arguments(argv=None):
         parser.error("--render does not go with --cluster: it opens a window here")
     if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
         parser.error("--log and --save name the same file")
-    for path in [] if args.evaluate else filter(None, [args.save, args.log]):
-        folder = os.path.dirname(os.path.realpath(path))
-        if os.path.isdir(path) or not os.access(folder, os.W_OK):  # known now, not in hours
-            parser.error(f"{path} cannot be written: expected a name in a folder that is there")
     return args
 
 

@@ -90,6 +90,28 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     assert run.returncode == 130
 
 
+def test_readmes_commands_work_in_one_folder_in_any_order(tmp_path):
+    """Train first, then test: the first run makes save.p the newcomer's own."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", ROOT.as_uri(), str(clone)], check=True)
+    train = [sys.executable, "pong_pg.py", "--batch-size", "1"]
+    with subprocess.Popen(train, cwd=str(clone), stdout=subprocess.PIPE, text=True) as run:
+        while "resetting env" not in run.stdout.readline():
+            pass
+        run.send_signal(signal.SIGINT)
+        assert "saved save.p: " in run.stdout.read()
+    assert run.returncode == 130 and (clone / "save.p.1").exists()
+    tests = ["wins", "another_script", "found_under", "commands", "tables", "games_and_hours"]
+    test = [sys.executable, "-m", "pytest", "-n", "0", "tests/test_agent.py"]
+    test += ["-k", "not one_folder and (" + " or ".join(tests) + ")"]
+    done = subprocess.run(test, cwd=str(clone), stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout
+    status = subprocess.run(
+        ["git", "status", "--short"], cwd=str(clone), stdout=subprocess.PIPE, text=True
+    )
+    assert status.stdout == " M save.p\n"
+
+
 def test_the_commands_in_the_readme_made_the_agent(agent, trained):
     block = re.search(r"<!-- train the agent -->\n```bash\n(.*?)```", AGENT, re.S).group(1)
     commands = [pong_pg.parse_arguments(shlex.split(line)[2:]) for line in block.splitlines()]
