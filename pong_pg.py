@@ -396,7 +396,7 @@ def start_run(args):
     else:
         state = new_state(secrets.randbits(32) if args.seed is None else args.seed)
         model = init_model(np.random.default_rng(state["seed"]))
-        hint = "expect -20 for 2,000 games; faster after 200: --resume --learning-rate 2e-3 (README)"
+        hint = "-20 for 2,000 games is normal; faster after 200: --resume --learning-rate 2e-3"
         print(f"training from scratch, seed {state['seed']}: {hint}")
         for path in filter(os.path.exists, [args.save, args.log or ""]):
             print(f"{path} will be kept as {free_name(path)}")

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import test_checkpoint
 import test_faults
+import test_import_model
 from conftest import run_script
 
 import pong_pg
@@ -84,12 +85,12 @@ def signals(count, folder, chance):
 
 
 def hostile(folder):
-    """Every hostile file, opened by --resume and by a fresh run."""
+    """Every hostile file, opened by --resume and by the import."""
     ends, slowest, largest = collections.Counter(), (0, ""), (0, "")
-    with contextlib.closing(test_checkpoint.Judge(folder)) as judge:
-        for title, make in test_checkpoint.hostile_files():
-            for fresh in (False, True):
-                wrong, verdict = test_checkpoint.judge_file(judge, make(), fresh)
+    with contextlib.closing(test_import_model.Judge(folder)) as judge:
+        for title, make in test_import_model.hostile_files():
+            for tool in (False, True):
+                wrong, verdict = test_import_model.judge_file(judge, make(), tool)
                 ends["WRONG" if wrong else "one line and status 2"] += 1
                 if wrong:
                     print(f"\n{title}: {wrong}")
