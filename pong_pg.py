@@ -457,11 +457,11 @@ def open_player(args, games):
 
 def in_order(futures):
     """Yields the Games of futures. Raises KeyboardInterrupt if a signal came, and UsageError."""
-    for future in futures:
-        while not future.done():
+    while futures:
+        while not futures[0].done():
             raise_signal()
             time.sleep(0.005)
-        game = future.result()
+        game = futures.pop(0).result()  # and is forgotten: a gradient has megabytes
         if isinstance(game, str):
             raise UsageError(game)
         yield game
