@@ -861,10 +861,11 @@ def main(argv=None) -> int:
     """The script; gives its exit status."""
     args = parse_arguments(argv)
     sys.stdout.reconfigure(line_buffering=True)
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # it lets signals through as it starts: not later, so
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
+        raise_signal()
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # it lets signals through as it starts: not later, so
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         (evaluate if args.evaluate else train)(args)
         return 0
     except KeyboardInterrupt as stop:
