@@ -84,9 +84,22 @@ def test_a_bare_model_begins_at_game_0_with_fresh_caches(short_run, tmp_path):
     assert state["hyperparameters"] == pong_pg.new_state(0)["hyperparameters"]
 
 
+def test_the_order_of_a_state_does_not_matter(shrink, tmp_path):
+    model, state = shrink(2, 3)
+    turned = {name: state[name] for name in reversed(state)}
+    hyper = state["hyperparameters"]
+    turned["hyperparameters"] = {name: hyper[name] for name in reversed(hyper)}
+    (tmp_path / "old.p").write_bytes(format_1(model, turned))
+    pong_pg.save_checkpoint(tmp_path / "expected.p", model, state)
+    assert import_model.main([str(tmp_path / "old.p"), str(tmp_path / "new.p")]) == 0
+    assert (tmp_path / "new.p").read_bytes() == (tmp_path / "expected.p").read_bytes()
+
+
 def test_nothing_is_overwritten_and_bad_input_is_one_line(short_run, tmp_path):
     shutil.copy(short_run / "save.p", tmp_path / "ours.p")
-    model, _ = pong_pg.load_checkpoint(tmp_path / "ours.p")
+    model, state = pong_pg.load_checkpoint(tmp_path / "ours.p")
+    (tmp_path / "old.p").write_bytes(format_1(model, state))
+    (tmp_path / "half.p.tmp").write_bytes(pickle.dumps(model, 2))
     (tmp_path / "theirs.p").write_bytes(pickle.dumps(model, 2))
     (tmp_path / "other.p").write_bytes(pickle.dumps(make_model(100, 6400), 2))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -94,6 +107,8 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(short_run, tmp_path):
         (["theirs.p", "ours.p"], ["ours.p", "there already"]),
         (["theirs.p", "theirs.p"], ["theirs.p", "there already"]),
         (["ours.p", "new.p"], ["ours.p", "nothing to import"]),
+        (["half.p.tmp", "half.p"], ["half.p.tmp", "there already"]),
+        (["old.p", "new.p", "--seed", 4], ["old.p", "of seed 3"]),
         (["nowhere.p", "new.p"], ["nowhere.p", "not there"]),
         (["other.p", "new.p"], ["other.p", "(100, 6400)", "(200, 6400)"]),
         (["theirs.p"], ["OURS"]),
@@ -681,6 +696,12 @@ BOMBS = {
     "bytes shown often in the second": lambda: signed(
         good_model() + nested(big(b"B", 10**7)) + b"."
     ),
+    "a number of 28 MB as a seed": lambda: signed(
+        good_model() + second_pickle(seed=big(b"\x8b", 28 * 10**6))
+    ),
+    "a number of 28 MB as a batch size": lambda: signed(
+        good_model() + second_pickle(batch_size=big(b"\x8b", 28 * 10**6))
+    ),
 }  # fmt: skip
 for route in ("REDUCE", "STACK_GLOBAL", "eval", "copyreg"):
     BOMBS[f"a good model, then {route}"] = functools.partial(
@@ -691,6 +712,16 @@ for route in ("REDUCE", "STACK_GLOBAL", "eval", "copyreg"):
 @functools.lru_cache(maxsize=None)
 def good_model():
     return pickle.dumps(make_model(200, 6400), 3)
+
+
+def second_pickle(**wrong):
+    """The second pickle of format 1, but for empty caches and what is `wrong`, as opcodes."""
+    hyper = {"batch_size": 10, "learning_rate": 1e-4, "gamma": 0.99, "decay_rate": 0.99}
+    hyper = make_dict(**{name: wrong.get(name, python(hyper[name])) for name in hyper})
+    state = {"format": b"K\1", "seed": b"K\0", "games": b"K\0", "running_mean": python(0.0)}
+    state = {name: wrong.get(name, state[name]) for name in state}
+    caches = make_dict(W1=b"C\0", W2=b"C\0")
+    return b"\x80\3" + make_dict(**state, hyperparameters=hyper, rmsprop_cache=caches) + b"."
 
 
 def hostile_files():

@@ -40,12 +40,12 @@ def read_theirs(path):
         with open(path, "rb") as file:
             data = file.read(most)
         pickles = io.BytesIO(data)
-        model = read_model(SafeUnpickler(pickles, array_names()).load())
+        model = read_model(SafeUnpickler(pickles).load())
         if pickles.tell() == size:
             return model, None
         if hashlib.sha256(data[:-32]).digest() != data[-32:]:
             raise CheckpointError("is damaged: its checksum does not match")
-        state = read_state(SafeUnpickler(pickles, {}).load(), model)
+        state = read_state(SafeUnpickler(pickles).load())
         if pickles.tell() != size - 32:
             raise CheckpointError("has something behind its second pickle")
         return model, state
@@ -56,11 +56,26 @@ def read_theirs(path):
         raise CheckpointError(f"{path} cannot be imported: {reason}") from None
 
 
-class SafeUnpickler(pickle._Unpickler):
-    """The standard library's unpickler in Python, for a pickle that may be hostile.
+class Call:
+    """What a pickle calls, with what, and the state that it gives to the result."""
 
-    The globals a pickle names are looked up in `names` and nowhere else.
-    """
+    def __init__(self, name, *arguments):
+        self.name, self.arguments, self.state = name, arguments, ()
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class SafeUnpickler(pickle._Unpickler):
+    """The standard library's unpickler in Python, for a pickle that may be hostile."""
+
+    NAMES = {
+        "numpy.core.multiarray._reconstruct",  # makes an empty array; protocols 0 to 4
+        "numpy.core.numeric._frombuffer",  # makes an array; protocol 5
+        "numpy.ndarray",
+        "numpy.dtype",
+        "_codecs.encode",  # makes bytes of text; protocols 0 to 2 of Python 3
+    }
 
     class Fuse(dict):
         """Opcodes: an honest checkpoint has 100 or so. This stops the bombs of a million."""
@@ -73,9 +88,8 @@ class SafeUnpickler(pickle._Unpickler):
                 raise pickle.UnpicklingError("too many opcodes")
             return super().__getitem__(opcode)
 
-    def __init__(self, file, names):
+    def __init__(self, file):
         super().__init__(file, encoding="latin-1")  # Python 2 pickled an array's bytes as a string
-        self.names = names
         self.dispatch = self.Fuse(pickle._Unpickler.dispatch)
         self.dispatch[pickle.BYTEARRAY8[0]] = SafeUnpickler.load_bytearray
         self.dispatch[pickle.FRAME[0]] = lambda self: self.read(8)  # frames only serve speed
@@ -87,66 +101,40 @@ class SafeUnpickler(pickle._Unpickler):
 
     def find_class(self, module, name):
         name = f"{module[:80].replace('numpy._core', 'numpy.core')}.{name[:80]}"
-        if name not in self.names:
+        if name not in self.NAMES:
             raise pickle.UnpicklingError(f"it names {name!a}, which no checkpoint needs")
-        return self.names[name]
+        return lambda *arguments: Call(name, *arguments)
 
 
-class PickledDtype:
-    def __init__(self, code, *_):
-        self.order, self.code = None, code
-
-    def __setstate__(self, state):
-        self.order = state[1]
-
-
-class PickledArray:
-    """What the pickle of an array says of it, with nothing done about it."""
-
-    def __setstate__(self, state):
-        _, self.shape, self.dtype, self.fortran, self.data = state
+def read_model(found) -> dict:
+    H, D = pong_pg.H, pong_pg.D
+    if not isinstance(found, dict) or found.keys() != {"W1", "W2"}:
+        raise CheckpointError(f"holds {brief(found)}, expected a dict of W1 and W2")
+    return {"W1": read_array("W1", found["W1"], (H, D)), "W2": read_array("W2", found["W2"], (H,))}
 
 
-def pickled_array_5(data, dtype, shape, order):  # protocol 5 pickles arrays in one call
-    array = PickledArray()
-    array.__setstate__((1, shape, dtype, order == "F", data))
-    return array
-
-
-def pickled_bytes(text, encoding):  # protocols 0 to 2 write bytes as text
-    if encoding != "latin1":
-        raise ValueError("bytes in another encoding than latin1")
-    return text  # encoded once its length is known to be right
-
-
-def array_names() -> dict:
-    """Stand-ins for what the pickle of an array names; new ones, should a pickle change them."""
-    return {
-        "numpy.core.multiarray._reconstruct": lambda *_: PickledArray(),
-        "numpy.core.numeric._frombuffer": lambda *args: pickled_array_5(*args),
-        "numpy.ndarray": None,
-        "numpy.dtype": lambda *args: PickledDtype(*args),
-        "_codecs.encode": lambda *args: pickled_bytes(*args),
-    }
-
-
-def read_model(pickled) -> dict:
-    expected = {"W1": (pong_pg.H, pong_pg.D), "W2": (pong_pg.H,)}
-    if not isinstance(pickled, dict) or pickled.keys() != expected.keys():
-        raise CheckpointError(f"holds {brief(pickled)}, expected a dict of W1 and W2")
-    model = {}
-    for name, shape in expected.items():
-        array = pickled[name]
-        if not isinstance(array, PickledArray):
-            raise CheckpointError(f"has {brief(array)} for {name}, expected an array")
-        if array.shape != shape:
-            raise CheckpointError(f"has {name} of shape {brief(array.shape)}, expected {shape}")
-        dtype = getattr(array.dtype, "order", None), getattr(array.dtype, "code", None)
-        if dtype not in (("<", "f8"), (">", "f8")):
-            raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
-        data = array.data.encode("latin-1") if isinstance(array.data, str) else array.data
-        model[name] = read_floats(name, data, shape, "".join(dtype), "F" if array.fortran else "C")
-    return model
+def read_array(name, array, expected) -> np.ndarray:
+    made_by = getattr(array, "name", None)
+    if made_by == "numpy.core.multiarray._reconstruct":
+        _, shape, dtype, fortran, data = array.state
+    elif made_by == "numpy.core.numeric._frombuffer":
+        data, dtype, shape, order = array.arguments
+        fortran = order == "F"
+    else:
+        raise CheckpointError(f"has {brief(array)} for {name}, expected an array")
+    if shape != expected:
+        sizes = f"expected {expected}, by H and D in pong_pg.py"
+        raise CheckpointError(f"has {name} of shape {brief(shape)}, {sizes}")
+    dtype = dtype.state[1], dtype.arguments[0]
+    if dtype not in (("<", "f8"), (">", "f8")):
+        raise CheckpointError(f"has {name} of dtype {brief(dtype)}, expected float64")
+    if isinstance(data, Call):
+        data, encoding = data.arguments
+        if encoding != "latin1":
+            raise CheckpointError(f"has {name} in {brief(encoding)}, expected latin1")
+    if isinstance(data, str):
+        data = data.encode("latin-1")
+    return read_floats(name, data, shape, "".join(dtype), "F" if fortran else "C")
 
 
 def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
@@ -156,35 +144,39 @@ def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
     array = np.frombuffer(data, dtype).reshape(shape, order=order)
     if not np.isfinite(array).all():
         raise CheckpointError(f"has numbers in {name} that are not finite")
-    return np.array(array, np.float64, order="F")
+    return array.astype(np.float64)
 
 
-def read_state(pickled, model) -> dict:
-    """The state of a checkpoint of format 1."""
-    like = {**pong_pg.new_state(0), "rmsprop_cache": {"W1": b"", "W2": b""}}
-    check_alike("state", pickled, like)
-    if pickled["format"] != 1:
-        raise CheckpointError(f"is of format {brief(pickled['format'])}, expected 1")
+def read_state(found) -> dict:
+    """The second pickle of format 1: the state, with the caches as bytes."""
+    state = pong_pg.new_state(0)
+    check_alike("state", found, {**state, "rmsprop_cache": {"W1": b"", "W2": b""}})
+    if found["format"] != 1:
+        raise CheckpointError(f"is of format {found['format']}, expected 1")
+    for name in "seed", "games", "running_mean":
+        state[name] = found[name]
     for name, check in pong_pg.HYPERPARAMETERS.items():
-        check(pickled["hyperparameters"][name])
-    pong_pg.whole(pickled["seed"])
-    pong_pg.whole(pickled["games"])
-    pong_pg.finite(pickled["running_mean"])
-    cache = {}
-    for name, data in pickled["rmsprop_cache"].items():
-        cache[name] = read_floats(f"the RMSProp cache of {name}", data, model[name].shape)
-        if (cache[name] < 0).any():
-            raise CheckpointError(f"has negative numbers in the RMSProp cache of {name}")
-    return {**like, **pickled, "format": like["format"], "rmsprop_cache": cache}
+        state["hyperparameters"][name] = check(found["hyperparameters"][name])
+    for name, blank in state["rmsprop_cache"].items():
+        title = f"the RMSProp cache of {name}"
+        cache = read_floats(title, found["rmsprop_cache"][name], blank.shape)
+        if (cache < 0).any():
+            raise CheckpointError(f"has negative numbers in {title}")
+        state["rmsprop_cache"][name] = cache
+    return state
 
 
 def check_alike(name, found, like):
-    """Has `found` the type of `like` and, where that is a dict, its keys with values alike?"""
-    if type(found) is not type(like):
-        raise CheckpointError(f"has {brief(found)} as {name}, expected {type(like).__name__}")
+    """Is `found` of the type of `like`, are its keys and values alike, its numbers possible?"""
+    possible = {
+        dict: lambda: found.keys() == like.keys(),
+        int: lambda: 0 <= found < 2**63,
+        float: lambda: math.isfinite(found),
+        bytes: lambda: True,
+    }[type(like)]
+    if type(found) is not type(like) or not possible():
+        raise CheckpointError(f"has {brief(found)} as {name}, which no run has")
     if isinstance(like, dict):
-        if found.keys() != like.keys():
-            raise CheckpointError(f"has {brief(found)} as {name}, expected {', '.join(like)}")
         for key in like:
             check_alike(key, found[key], like[key])
 
@@ -195,6 +187,9 @@ class Brief(reprlib.Repr):
 
     def repr_int(self, x, level):
         return super().repr_int(x, level) if x.bit_length() < 99 else "a huge number"
+
+    def repr_Call(self, x, level):
+        return x.name
 
 
 def brief(value) -> str:
@@ -212,15 +207,19 @@ def main(argv=None) -> int:
     parser.add_argument("theirs", metavar="THEIRS", help="the file to import")
     parser.add_argument("ours", metavar="OURS", help="the checkpoint to write, a new name")
     text = "of the run that goes on from a bare model (default: 0)"
-    parser.add_argument("--seed", type=pong_pg.whole, metavar="N", default=0, help=text)
+    parser.add_argument("--seed", type=pong_pg.whole, metavar="N", help=text)
     args = parser.parse_args(argv)
     try:
-        if os.path.lexists(args.ours):
-            raise UsageError(f"{args.ours} is there already, and is left as it is")
+        for path in args.ours, f"{args.ours}.tmp":  # which is there while the former is written
+            if os.path.lexists(path):
+                raise UsageError(f"{path} is there already, and is left as it is")
         if is_ours(args.theirs):
             raise UsageError(f"{args.theirs} is a checkpoint of this version: nothing to import")
         model, state = read_theirs(args.theirs)
-        pong_pg.save_checkpoint(args.ours, model, state or pong_pg.new_state(args.seed))
+        if state and args.seed not in (None, state["seed"]):
+            seed = state["seed"]
+            raise UsageError(f"--seed {args.seed}: {args.theirs} is of a run of seed {seed}")
+        pong_pg.save_checkpoint(args.ours, model, state or pong_pg.new_state(args.seed or 0))
     except (UsageError, CheckpointError, OSError) as error:
         print(f"import_model: {error}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
