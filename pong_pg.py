@@ -11,9 +11,8 @@
     python pong_pg.py --seed 1 --log pong.csv    # a run that can be repeated and plotted
 
 The method and its names are those of Andrej Karpathy, "Deep Reinforcement Learning: Pong from
-Pixels" (2016), http://karpathy.github.io/2016/05/31/rl/ ("the blog post" below). The file reads in
-the order in which data flows: environment, preprocessing, policy, returns, update, one game, and
-training. Who came for the method may skip what stands behind: the machine that it runs on.
+Pixels" (2016), http://karpathy.github.io/2016/05/31/rl/ ("the blog post" below), in the order in
+which data flows, from the environment to training. Behind that stands the machine it runs on.
 """
 
 import signal
@@ -21,19 +20,15 @@ import signal
 STOP_SIGNALS = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM") or s.name == "SIGHUP"
                 and signal.getsignal(s) != signal.SIG_IGN}  # which nohup has ignored  # fmt: skip
 if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `in_order`
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `raise_signal`
 
 import argparse
-import atexit
 import collections
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import itertools
 import json
-import logging
-import math
 import multiprocessing
 import os
 import pickle
@@ -42,16 +37,16 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from multiprocessing import connection, resource_tracker
 
 try:
     import numpy as np
-except ImportError:
-    print("pong_pg: numpy is missing: python -m pip install -r requirements.txt", file=sys.stderr)
+    from tqdm import tqdm
+except ImportError as error:
+    print(f"pong_pg: {error}: python -m pip install -r requirements.txt", file=sys.stderr)
     sys.exit(2)
 
-__version__ = "2.0.0"
+__version__ = "2.1.0"
 
 # hyperparameters
 H = 200  # number of hidden units
@@ -68,9 +63,7 @@ FIELD = np.s_[35:195:2, ::2]  # every second pixel of the field: 80 x 80 of the 
 MAX_STEPS = 10_000  # of a game
 UNKNOWN = 2  # a pixel that is neither background, 0, nor else, 1
 
-
-class UsageError(argparse.ArgumentTypeError):
-    """The command line, or what is installed, does not serve; the message says what would."""
+UsageError = argparse.ArgumentTypeError  # what was asked for cannot be; the message says what can
 
 
 class CheckpointError(ValueError):
@@ -84,24 +77,15 @@ class Pong:
     """Gym's Pong-v0, the same on gym 0.21 and on gymnasium, with its chance in our hands.
 
     Pong-v0 holds an action for 2, 3 or 4 emulator frames, drawn evenly, and is sticky: at every
-    frame the emulator carries out the last action once more with probability 0.25 (Machado et al.,
-    "Revisiting the Arcade Learning Environment", 2018, section 5). Here both draws come from the
-    caller's generator and the emulator's own chance is off, so that a game depends on nothing else:
-    not on the version of the emulator, nor on the games played before.
+    frame the emulator repeats the last action with probability 0.25 (Machado et al., "Revisiting
+    the Arcade Learning Environment", 2018, section 5). Here both draws come from the caller's
+    generator and the emulator's own chance is off, so that a game depends on nothing else.
     """
 
     def __init__(self, show: bool = False):
         """Opens the emulator, with a window if `show`. Raises UsageError where it cannot."""
-        gym, options = import_gym(), {"render_mode": "human"} if show else {}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they say that Pong-v0 is old
-                env = gym.make("Pong-v0", frameskip=1, repeat_action_probability=0.0, **options)
-        except Exception as error:
-            hint = "is its ROM missing? AutoROM --accept-license installs it"
-            text = f"Pong-v0 does not start: {str(error).splitlines()[0]} ({hint})"
-            raise UsageError(text) from None
-        self.ale = env.unwrapped.ale
+        options = {"render_mode": "human"} if show else {}
+        self.ale = make_pong(frameskip=1, repeat_action_probability=0.0, **options).ale
         actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
         self.buttons = [action.value for action in actions]
         self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
@@ -130,8 +114,8 @@ class Pong:
     def prepro(self) -> np.ndarray:
         """The same as `prepro(self.frame())`, but faster.
 
-        The emulator has the numbers of the colours at hand and works out their red, green and blue
-        pixel by pixel. So `prepro` itself only has to see the frames that show a new colour.
+        The emulator has the numbers of colours at hand, and works out their red, green and blue:
+        `prepro` itself only has to see the frames that show a new colour.
         """
         self.ale.getScreen(self.screen)
         colours = self.screen[FIELD].ravel().tobytes()  # alone, tobytes would be slow
@@ -208,7 +192,7 @@ def policy_backward(model: dict, epx: np.ndarray, eph: np.ndarray, epdlogp: np.n
     return {"W1": dW1.T, "W2": np.dot(epdlogp, eph)}
 
 
-# ---- returns ------------------------------------------------------------------------------------
+# ---- returns and update -------------------------------------------------------------------------
 
 
 def discount_rewards(rewards, gamma: float = gamma) -> np.ndarray:
@@ -230,9 +214,6 @@ def standardise(returns: np.ndarray) -> np.ndarray:
     centred = returns - np.mean(returns)
     deviation = np.std(returns)
     return centred / deviation if deviation > 0 else np.zeros_like(centred)
-
-
-# ---- RMSProp ------------------------------------------------------------------------------------
 
 
 def rmsprop_update(model, grad, cache, learning_rate, decay_rate):
@@ -318,24 +299,25 @@ def train(args):
     """Plays, learns and saves until `args.episodes` games are over or a signal stops it."""
     model, state = start_run(args)
     hyper, saved, fresh = state["hyperparameters"], state["games"], not args.resume
-    batch_size = hyper["batch_size"]
-    save_every = args.save_every or math.ceil(100 / batch_size) * batch_size
+    batch_size, rates = hyper["batch_size"], (hyper["learning_rate"], hyper["decay_rate"])
+    save_every = args.save_every or -(-100 // batch_size) * batch_size
     if save_every % batch_size:
         raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
     began = time.monotonic() - (cut_log(args.log, saved) if args.log and args.resume else 0)
-    batches = itertools.count() if args.episodes is None else range(-(-args.episodes // batch_size))
+    games = args.episodes and -(-args.episodes // batch_size) * batch_size
+    end = saved + games if games else np.inf
 
     def save():
         nonlocal saved
         if state["games"] > saved:
             save_checkpoint(args.save, model, state)
             saved = state["games"]
-            report.line(f"saved {args.save}: {describe(state)}")
+            bar.write(f"saved {args.save}: {describe(state)}")
 
-    report = Report(args.quiet, args.episodes and len(batches) * batch_size)
-    with contextlib.closing(report), contextlib.closing(open_player(args, batch_size)) as player:
+    bar = tqdm(total=games, unit="game", disable=not args.quiet)
+    with contextlib.closing(open_player(args, batch_size)) as player, bar:
         try:
-            for _ in batches:
+            while state["games"] < end:
                 grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
                 running_mean, rows = state["running_mean"], []
                 seeds = [(state["seed"], state["games"] + i) for i in range(batch_size)]
@@ -347,10 +329,9 @@ def train(args):
                     running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
                     rows.append(f"{number},{total},{running_mean},{game.steps}")
                     lines = [point_line(number, r) for r in game.points if not args.render]
-                    end = f"episode reward total was {total:f}. running mean: {running_mean:f}"
-                    lines.append(f"resetting env. {end}")
-                    report.game(game, lines, f"running mean {running_mean:.2f}")
-                rates = hyper["learning_rate"], hyper["decay_rate"]
+                    text = f"episode reward total was {total:f}. running mean: {running_mean:f}"
+                    lines.append(f"resetting env. {text}")
+                    report(bar, game.steps, lines, f"running mean {running_mean:.2f}")
                 rmsprop_update(model, grad_buffer, state["rmsprop_cache"], *rates)
                 state["games"], state["running_mean"] = number + 1, running_mean
                 if fresh:  # what it finds is touched only when there is something to take its place
@@ -373,12 +354,13 @@ def evaluate(args):
     if seed is None:
         seed = secrets.randbits(32)
         print(f"evaluating {args.save}, seed {seed}")
-    report, player = Report(args.quiet, args.evaluate), open_player(args, args.evaluate)
-    with contextlib.closing(report), contextlib.closing(player):
-        for k, game in enumerate(player.play(model, [(seed, k, 1) for k in range(args.evaluate)])):
+    seeds = [(seed, k, 1) for k in range(args.evaluate)]
+    bar = tqdm(total=len(seeds), unit="game", disable=not args.quiet)
+    with contextlib.closing(open_player(args, len(seeds))) as player, bar:
+        for k, game in enumerate(player.play(model, seeds)):
             totals.append(sum(game.points))
-            lines = [f"game {k}: {totals[-1]:+.0f} in {game.steps} steps"]
-            report.game(game, lines, f"mean {np.mean(totals):+.2f}")
+            line = f"game {k}: {totals[-1]:+.0f} in {game.steps} steps"
+            report(bar, game.steps, [line], f"mean {np.mean(totals):+.2f}")
     won, mean, std = sum(total > 0 for total in totals), np.mean(totals), np.std(totals)
     print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
 
@@ -405,41 +387,25 @@ def start_run(args):
             print(f"  it holds {describe(load_checkpoint(args.save)[1])}")
             print(f"  to continue it: python pong_pg.py --resume --save {args.save}")
             print(f"  to watch it:    python pong_pg.py --evaluate 1 --render --save {args.save}")
-            print(f"                  and, once it is kept, --save {free_name(args.save)}")
-    for name, old in state["hyperparameters"].items():
-        new = getattr(args, name)
-        if new not in (None, old):
-            state["hyperparameters"][name] = new
-            if args.resume:
-                print(f"{name} {new} replaces the checkpoint's {old}")
+    hyper = state["hyperparameters"]
+    new = {name: getattr(args, name) for name in hyper if getattr(args, name) is not None}
+    for name in new if args.resume else ():
+        print(f"{name} {new[name]} replaces the checkpoint's {hyper[name]}")
+    hyper.update(new)
     return model, state
 
 
-def describe(state) -> str:
-    return f"{state['games']} games, running mean {state['running_mean']:.2f}, seed {state['seed']}"
+describe = "{games} games, running mean {running_mean:.2f}, seed {seed}".format_map
 
 
-class Report:
-    """What a run says of its games: lines on standard output or, if quiet, a bar on error's."""
-
-    def __init__(self, quiet, games):
-        self.bar, self.steps, self.line, self.close = None, 0, print, lambda: None
-        if quiet:
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                raise UsageError("--quiet needs tqdm: python -m pip install tqdm") from None
-            self.bar = tqdm(total=games, unit="game")
-            self.line, self.close = self.bar.write, self.bar.close
-
-    def game(self, game, lines, status):
-        self.steps += game.steps
-        if self.bar is None:
-            print("\n".join(lines))
-        else:
-            rate = self.steps / self.bar.format_dict["elapsed"]
-            self.bar.set_postfix_str(f"{status}, {rate:.0f} steps/s", refresh=False)
-            self.bar.update()
+def report(bar, steps, lines, status):
+    """Prints the lines of a game or, with --quiet, has the bar show the status."""
+    if bar.disable:
+        return print("\n".join(lines))
+    bar.steps = getattr(bar, "steps", 0) + steps
+    rate = bar.steps / bar.format_dict["elapsed"]
+    bar.set_postfix_str(f"{status}, {rate:.0f} steps/s", refresh=False)
+    return bar.update()
 
 
 # ---- players ------------------------------------------------------------------------------------
@@ -451,75 +417,68 @@ def open_player(args, games):
     if args.render and sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
         raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
     count = 1 if args.render else min(args.workers, games)
-    if args.cluster:
-        return Cluster(args.cluster, count)
-    return Workers(count, args.render, args.render and not args.quiet)
-
-
-def in_order(futures):
-    """Yields the Games of futures. Raises KeyboardInterrupt if a signal came, and UsageError."""
-    while futures:
-        while not futures[0].done():
-            raise_signal()
-            time.sleep(0.005)
-        game = futures.pop(0).result()  # and is forgotten: a gradient has megabytes
-        if isinstance(game, str):
-            raise UsageError(game)
-        yield game
+    if not args.cluster:
+        return Workers(count, args.render, args.render and not args.quiet)
+    try:
+        from tools.dask_cluster import Cluster
+    except ImportError as error:
+        raise UsageError(f"--cluster: {error}: python -m pip install distributed") from None
+    return Cluster(args.cluster, count)
 
 
 def raise_signal():
+    """Raises KeyboardInterrupt if a signal waits. Players call it while they wait for a game."""
     for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
         raise KeyboardInterrupt(number)
 
 
 class Workers:
-    """Processes of this machine; a thread for each hands it games through a pipe."""
+    """Processes of this machine, each at the other end of a pipe."""
 
     def __init__(self, count: int, show=False, live=False):
         # BLAS reads these as a worker starts. Two threads are slower here, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[blas + "_THREADS"] = "1"
-        self.threads, self.mine = ThreadPoolExecutor(count), threading.local()
-        self.setup, self.processes = (show, live), []
-        self.lock, self.closed = threading.Lock(), False
-
-    def play(self, model: dict, seeds, gamma=None):
-        batch = object()  # in which a worker is sent the weights once
-        futures = [self.threads.submit(self.hand, batch, model, seed, gamma) for seed in seeds]
-        return in_order(futures)
-
-    def hand(self, batch, model, seed, gamma):
-        """Has the worker of this thread play: a new one if it dies, for the game is the same."""
-        mine = self.mine
-        for _ in range(10):
-            try:
-                if not hasattr(mine, "pipe"):
-                    mine.pipe, mine.batch = self.start(), None
-                mine.pipe.send((model if mine.batch is not batch else None, seed, gamma))
-                mine.batch = batch
-                return mine.pipe.recv()
-            except (EOFError, OSError):  # it died, perhaps in the middle of a message
-                mine.__dict__.clear()
-        raise OSError("worker processes die again and again")
+        self.count, self.setup, self.idle, self.processes = count, (show, live), [], []
 
     def start(self):
+        if len(self.processes) > self.count + 30:
+            raise OSError("worker processes die again and again")
         context = multiprocessing.get_context("spawn")
-        with self.lock:
-            if self.closed:
-                raise OSError("no more workers are needed")
-            pipe, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, *self.setup))
-            process.start()
-            theirs.close()  # a pipe that nobody else holds ends when its worker does
-            self.processes.append(process)
-        return pipe
+        pipe, theirs = context.Pipe()
+        self.processes.append(context.Process(target=work, args=(theirs, *self.setup)))
+        self.processes[-1].start()
+        theirs.close()  # a pipe that nobody else holds ends when its worker does
+        self.idle.append(pipe)
+
+    def play(self, model: dict, seeds, gamma=None):
+        """A worker that dies, at any instant, is replaced, and its game, the same, played anew."""
+        todo, playing, games, informed = [*range(len(seeds))], {}, {}, set()
+        for k, _ in enumerate(seeds):
+            while k not in games:
+                while len(self.idle) + len(playing) < self.count:
+                    self.start()
+                while todo and self.idle:
+                    pipe, number = self.idle.pop(0), todo.pop(0)
+                    playing[pipe] = number
+                    with contextlib.suppress(OSError):  # it is dead, as shows below
+                        pipe.send((None if pipe in informed else model, seeds[number], gamma))
+                    informed.add(pipe)  # a worker is sent the weights once a batch
+                raise_signal()
+                for pipe in connection.wait(list(playing), timeout=0.005):
+                    number = playing.pop(pipe)
+                    try:
+                        games[number] = pipe.recv()
+                        self.idle.append(pipe)
+                    except (EOFError, OSError):
+                        todo.insert(0, number)
+            if isinstance(games[k], UsageError):
+                raise games[k]
+            yield games.pop(k)
 
     def close(self):
-        with self.lock:
-            self.closed = True
-            for process in self.processes:
-                process.kill()  # there is nothing in a worker to lose
+        for process in self.processes:
+            process.kill()  # there is nothing in a worker to lose
 
 
 def work(pipe, show, live):
@@ -530,87 +489,43 @@ def work(pipe, show, live):
     model = None
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
-            new_model, seed, gamma = pipe.recv()
-            model = new_model or model
+            weights, seed, gamma = pipe.recv()
+            model = weights or model
             try:
                 pipe.send(play_and_learn(model, seed, gamma, show, live))
             except UsageError as error:
-                pipe.send(str(error))
+                pipe.send(error)
     os._exit(1)
 
 
-class Cluster:
-    """The workers of the Dask cluster at `address`, or `local`: `count` of them on this machine."""
-
-    def __init__(self, address: str, count: int):
-        try:
-            import distributed
-
-            logging.disable()  # what matters, we say
-            warnings.simplefilter("ignore")
-            self.local = None
-            if address == "local":
-                self.local = distributed.LocalCluster(
-                    count, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-                )
-            self.client = distributed.Client(self.local or address, timeout=5)
-        except ImportError:
-            raise UsageError("--cluster needs dask: python -m pip install distributed") from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"no Dask scheduler is found at {address}: {error}") from None
-        self.futures = []
-        # A function of __main__ would travel by value, and open an emulator for every game.
-        self.module = importlib.import_module(os.path.splitext(os.path.basename(__file__))[0])
-        if not self.client.scheduler_info()["workers"]:
-            print(f"waiting for a worker of the cluster at {address}")
-        while not self.client.scheduler_info()["workers"]:
-            raise_signal()
-            time.sleep(0.1)
-        self.client.upload_file(__file__)
-        if self.local:  # at its end the emulator's library would report leaks
-            self.client.run(atexit.register, os._exit, 0)
-        for worker, (digest, theirs) in self.client.run(self.module.rounding).items():
-            if digest != rounding()[0]:
-                text = f"{worker} rounds differently, with {theirs}; here: {versions()}"
-                print(f"pong_pg: {text}", file=sys.stderr)
-
-    def play(self, model: dict, seeds, gamma=None):
-        play, how = self.module.play_on_cluster, {"gamma": gamma, "pure": False}
-        try:
-            (weights,) = self.client.scatter([model], broadcast=True, hash=False)
-            self.futures = self.client.map(play, seeds, model=weights, **how)
-            yield from in_order(self.futures)
-        except (CancelledError, OSError):
-            raise OSError("the scheduler of the cluster is gone") from None
-
-    def close(self):
-        self.client.cancel(self.futures, force=True)
-        self.client.close()
-        if self.local:
-            self.local.close()
-
-
-def play_on_cluster(seed, model, gamma):
-    from distributed import get_worker
-
-    model = {name: w.copy("F") for name, w in model.items()}  # Dask's is not aligned: numpy is slow
+def make_pong(**options):
+    """Gym's Pong-v0, of gymnasium with today's ale-py, or of gym 0.21 with its own."""
+    found = versions()
+    old = "gym 0.21." in found and "ale-py 0.7." in found
     try:
-        return play_and_learn(model, seed, gamma)
-    except UsageError as error:
-        return f"{get_worker().address}: {error}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they say that Pong-v0 is old
+            gym = importlib.import_module("gym" if old else "gymnasium")
+            ale_py = importlib.import_module("ale_py")
+            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+            if not old:
+                gym.register_envs(ale_py)
+            return gym.make("Pong-v0", **options).unwrapped
+    except Exception as error:
+        why = f"{error}".partition("\n")[0] + f" (found: {found})"
+        how = "python -m pip install -r requirements.txt; for the ROM: AutoROM --accept-license"
+        raise UsageError(f"Pong-v0 does not start: {why}: {how}") from error
 
 
-def rounding():
-    """A digest of sums, which another numpy, BLAS or processor rounds otherwise; the versions."""
-    rng = np.random.default_rng(0)
-    model, epx = init_model(rng), rng.integers(-1, 2, (64, D)).astype(np.int8)
-    epx[:, 20:] = 0  # so little that BLAS would not take a second thread
-    p, eph = map(np.array, zip(*(policy_forward(model, x) for x in epx)))
-    grad = policy_backward(model, epx, eph, p - 0.5)
-    return hashlib.sha256(grad["W1"].tobytes()).hexdigest(), versions()
+def versions() -> str:
+    found = [f"pong_pg {__version__}", f"Python {sys.version.split()[0]}"]
+    for name in ("numpy", "gym", "gymnasium", "ale-py"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
-# ---- checkpoint ---------------------------------------------------------------------------------
+# ---- checkpoint and log -------------------------------------------------------------------------
 # Nothing that was saved is lost, and nothing that is read is run: a file is accepted only if it is,
 # byte for byte, what `save_checkpoint` would write for what was read from it.
 
@@ -624,41 +539,34 @@ def new_state(seed: int) -> dict:
 
 
 def save_checkpoint(path, model: dict, state: dict):
-    """Writes model and state (see `new_state`), which alone determine the bytes, to `path`.
-
-    At every instant it is the old checkpoint or the new one, whole. Raises OSError.
-    """
+    """Writes model and state (see `new_state`) to `path`, which alone determine its bytes: at every
+    instant it is the old checkpoint or the new one, whole. Raises OSError."""
     write_atomically(path, encode(model, state))
 
 
 def load_checkpoint(path):
     """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
-    if not os.path.isfile(path):
-        raise CheckpointError(f"{path} is not {'a file' if os.path.exists(path) else 'there'}")
     blank, places, json_at = layout()
+    wrong = "is not a checkpoint of this version; another script's is imported by: python tools/"
+    wrong += f"import_model.py {path} new.p"
     try:
         with open(path, "rb") as file:
             data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    sound = data[-32:] == hashlib.sha256(data[:-32]).digest()
-    if sound:
-        try:
+        alike, fits = data.startswith(blank[: places[0]]), json_at < size < json_at + 4096
+        if fits and data[-32:] == hashlib.sha256(data[:-32]).digest():
             return decode(data, places, json_at)
-        except UsageError as error:
-            raise CheckpointError(f"{path} holds what no run has: {error}") from None
-        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-            pass  # it is another script's, or worse
-    alike = data.startswith(blank[: places[0]])
-    if not sound and (alike and size != len(blank) or json_at < size < json_at + 4096):
-        raise CheckpointError(f"{path} is damaged: its checksum does not match")
-    units, more = divmod(size - json_at + 16 * H * (D + 1), 16 * (D + 1))
-    if not alike and data[:40] == blank[:40] and more < 4096 and (sound or units > H):
-        raise CheckpointError(f"{path} has the size of {units} hidden units, and H is {H}")
-    raise CheckpointError(
-        f"{path} is not a checkpoint of this version. Another script's or an older one's is "
-        f"imported by: python tools/import_model.py {path} new.p"
-    )
+        units, more = divmod(size, 16 * (D + 1))
+        if fits or alike and size != len(blank):  # which is the model alone
+            wrong = "is damaged: its checksum does not match"
+        elif data[:40] == blank[:40] and more < 4096:
+            wrong = f"has the size of {units} hidden units, and H is {H}"
+    except OSError as error:
+        wrong = f"cannot be read: {error.strerror}"
+    except UsageError as error:
+        wrong = f"holds what no run has: {error}"
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        pass  # it is another script's, or worse
+    raise CheckpointError(f"{path} {wrong}")
 
 
 def encode(model, state) -> bytes:
@@ -683,17 +591,17 @@ def layout():
 
 
 def decode(data, places, json_at):
-    """(model, state). Whatever it takes for granted shows when they are encoded again."""
+    """(model, state). Whatever this takes for granted shows when they are encoded again."""
     W1, W2, *caches = arrays = [
-        np.frombuffer(data, "<f8", math.prod(shape), place).reshape(shape).astype(float, order="F")
+        np.frombuffer(data, "<f8", np.prod(shape), place).reshape(shape).astype(float, order="F")
         for place, shape in zip(places, [(H, D), (H,)] * 2)
     ]
     found = json.loads(data[json_at:-32])
-    state = new_state(whole(found["seed"]))
+    model, state = {"W1": W1, "W2": W2}, new_state(whole(found["seed"]))
     state["games"], state["running_mean"] = whole(found["games"]), finite(found["running_mean"])
-    for name, rule in HYPERPARAMETERS.items():
-        state["hyperparameters"][name] = rule(found["hyperparameters"][name])
-    model, state["rmsprop_cache"] = {"W1": W1, "W2": W2}, {"W1": caches[0], "W2": caches[1]}
+    state["rmsprop_cache"] = {"W1": caches[0], "W2": caches[1]}
+    for name, check in HYPERPARAMETERS.items():
+        state["hyperparameters"][name] = check(found["hyperparameters"][name])
     if encode(model, state) != data:
         raise ValueError
     if not all(np.isfinite(array).all() for array in arrays) or min(map(np.min, caches)) < 0:
@@ -731,11 +639,8 @@ def keep(path):
 
 def free_name(path) -> str:
     """The first of path.1, path.2, ... that is free."""
-    return next(f"{path}.{n}" for n in itertools.count(1) if not os.path.lexists(f"{path}.{n}"))
+    return next(f"{path}.{n}" for n in range(1, 10**9) if not os.path.lexists(f"{path}.{n}"))
 
-
-# ---- log ----------------------------------------------------------------------------------------
-# A CSV row a game, for plots.
 
 LOG_HEADER = "episode,reward,running_mean,steps,seconds\n"
 
@@ -750,7 +655,7 @@ def write_log(path, rows, seconds, fresh):
 
 
 def cut_log(path, games: int) -> float:
-    """Has a log go on behind its rows of the first `games` games; gives their seconds."""
+    """Leaves of a log, if there is one, the rows of the first `games` games. Gives the seconds."""
     rows, seconds = [], 0.0
     try:
         if os.path.exists(path):
@@ -762,63 +667,33 @@ def cut_log(path, games: int) -> float:
             seconds = float(rows[-1].split(",")[4]) if rows else 0.0
     except (LookupError, ValueError) as error:
         raise CheckpointError(f"{path} is not a log of this script: {error}") from None
-    write_atomically(path, (LOG_HEADER + "".join(rows)).encode())
+    write_atomically(path, "".join([LOG_HEADER, *rows]).encode())
     return seconds
-
-
-# ---- what is installed --------------------------------------------------------------------------
-
-
-def import_gym():
-    """gymnasium with today's ale-py, or gym 0.21 with its own. Raises UsageError."""
-    found = versions()
-    name = "gym" if "gym 0.21." in found and "ale-py 0.7." in found else "gymnasium"
-    try:
-        if "ale-py" not in found or name == "gymnasium" and "gymnasium 1." not in found:
-            raise ImportError("gymnasium 1 with ale-py is needed, or gym 0.21 with ale-py 0.7")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            gym, ale_py = importlib.import_module(name), importlib.import_module("ale_py")
-            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-            if name == "gymnasium":
-                gym.register_envs(ale_py)
-        return gym
-    except ImportError as error:
-        install = "python -m pip install -r requirements.txt"
-        raise UsageError(f"{error} (found: {found}): {install}") from error
-
-
-def versions() -> str:
-    found = [f"pong_pg {__version__}", f"Python {sys.version.split()[0]}"]
-    for name in ("numpy", "gym", "gymnasium", "ale-py"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join(found)
 
 
 # ---- command line -------------------------------------------------------------------------------
 
 
-def rule(kind, allowed, meaning):
-    """A function that makes a `kind` of number of a text, or says why it is not allowed."""
-
-    def check(text):
-        with contextlib.suppress(ValueError):
-            if allowed(kind(text)):
-                return kind(text)
-        raise UsageError(f"{text!r:.60} is not {meaning}")
-
-    return check
+def number(low, high, text):
+    """The number in `text`, of the kind of `low` and `high`, or a UsageError."""
+    with contextlib.suppress(ValueError):
+        if low <= type(low)(text) <= high:
+            return type(low)(text)
+    kind = "a whole number" if type(low) is int else "a number"
+    raise UsageError(f"{text!r:.60} is not {kind} from {low} to {high}")
 
 
-natural = rule(int, lambda n: 1 <= n < 2**31, "a whole number above 0, and not a huge one")
-whole = rule(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1")
-finite = rule(float, math.isfinite, "a finite number")
+def between(low, high):
+    return functools.partial(number, low, high)
+
+
+natural, whole = between(1, 2**31 - 1), between(0, 2**63 - 1)
+finite = between(-sys.float_info.max, sys.float_info.max)
 HYPERPARAMETERS = {
     "batch_size": natural,
-    "learning_rate": rule(float, lambda x: 0 < x < math.inf, "a number above 0"),
-    "gamma": rule(float, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "decay_rate": rule(float, lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "learning_rate": between(sys.float_info.min, sys.float_info.max),
+    "gamma": between(0.0, 1.0),
+    "decay_rate": between(0.0, 1 - sys.float_info.epsilon),
 }
 
 
@@ -837,8 +712,7 @@ def parse_arguments(argv=None):
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
     flag("--save-every", **N, help="games between checkpoints (default: 100 or just above)")
     flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
-    text = "the same seed gives the same run (default: drawn, printed)"
-    flag("--seed", type=whole, metavar="N", help=text)
+    flag("--seed", type=whole, metavar="N", help="the same seed gives the same run")
     flag("--workers", **N, default=cores, help="processes that play (default: one a core)")
     flag("--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`")
     for name, check in HYPERPARAMETERS.items():
