@@ -504,9 +504,9 @@ def make_pong(**options):
     old = "gym 0.21." in found and "ale-py 0.7." in found
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they say that Pong-v0 is old
             gym = importlib.import_module("gym" if old else "gymnasium")
             ale_py = importlib.import_module("ale_py")
+            warnings.simplefilter("ignore")  # they say that Pong-v0 is old
             ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
             if not old:
                 gym.register_envs(ale_py)
@@ -553,12 +553,13 @@ def load_checkpoint(path):
         with open(path, "rb") as file:
             data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size
         alike, fits = data.startswith(blank[: places[0]]), json_at < size < json_at + 4096
-        if fits and data[-32:] == hashlib.sha256(data[:-32]).digest():
+        sound = data[-32:] == hashlib.sha256(data[:-32]).digest()
+        if fits and sound:
             return decode(data, places, json_at)
         units, more = divmod(size, 16 * (D + 1))
-        if fits or alike and size != len(blank):  # which is the model alone
+        if not sound and (fits or alike and size != len(blank)):  # which is the model alone
             wrong = "is damaged: its checksum does not match"
-        elif data[:40] == blank[:40] and more < 4096:
+        elif data[:40] == blank[:40] and len(blank) % (8 * (D + 1)) + 150 < more < 4096:
             wrong = f"has the size of {units} hidden units, and H is {H}"
     except OSError as error:
         wrong = f"cannot be read: {error.strerror}"

@@ -14,7 +14,6 @@ import multiprocessing
 import statistics
 import sys
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -87,12 +86,6 @@ def first_frame(env):
     return first[0] if isinstance(first, tuple) else first
 
 
-def open_gyms_pong():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pong_pg.import_gym().make("Pong-v0").unwrapped
-
-
 # ---- ours, and the emulator with no learner
 
 
@@ -136,7 +129,7 @@ def measure(rounds, cores):
     dense = {name: np.ascontiguousarray(w) for name, w in model.items()}
     cache = {name: np.zeros_like(w) for name, w in model.items()}
     dense_cache = {name: np.zeros_like(w) for name, w in dense.items()}
-    env, lengths = open_gyms_pong(), []
+    env, lengths = pong_pg.make_pong(), []
     spawn = multiprocessing.get_context("spawn")
     workers = {n: pong_pg.Workers(n) for n in {1, cores}}
     pools = {n: ProcessPoolExecutor(n, spawn) for n in {1, cores}}
