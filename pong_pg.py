@@ -292,7 +292,7 @@ def point_line(number: int, reward: float) -> str:
 
 # ---- training and evaluation --------------------------------------------------------------------
 # The games of a batch do not depend on each other: a player has them played wherever there are
-# cores. With `train` the method ends; what follows it is the machine that it runs on.
+# cores. With `train` the method ends.
 
 
 def train(args):
@@ -409,7 +409,8 @@ def report(bar, steps, lines, status):
 
 
 # ---- players ------------------------------------------------------------------------------------
-# A player has games played: `play` yields them in the order of their seeds, `close` ends it.
+# A player has games played: `play` yields them in the order of their seeds, `close` ends it. Who
+# came for the method may skip this, and all that follows.
 
 
 def open_player(args, games):
@@ -673,6 +674,7 @@ def cut_log(path, games: int) -> float:
 
 
 # ---- command line -------------------------------------------------------------------------------
+# What may be asked for, and the exit status; for every mistake one line that says what to do.
 
 
 def number(low, high, text):
