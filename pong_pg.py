@@ -418,13 +418,9 @@ def open_player(args, games):
     if args.render and sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
         raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
     count = 1 if args.render else min(args.workers, games)
-    if not args.cluster:
-        return Workers(count, args.render, args.render and not args.quiet)
-    try:
-        from tools.dask_cluster import Cluster
-    except ImportError as error:
-        raise UsageError(f"--cluster: {error}: python -m pip install distributed") from None
-    return Cluster(args.cluster, count)
+    if args.cluster:
+        return importlib.import_module("tools.dask_cluster").Cluster(args.cluster, count)
+    return Workers(count, args.render, args.render and not args.quiet)
 
 
 def raise_signal():
@@ -753,7 +749,7 @@ def main(argv=None) -> int:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UsageError, CheckpointError, OSError) as error:
+    except (UsageError, CheckpointError, ImportError, OSError) as error:
         print(f"pong_pg: {error}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
 

@@ -13,10 +13,15 @@ import time
 import warnings
 from concurrent.futures import CancelledError
 
-import distributed
 import numpy as np
 
 import pong_pg
+
+try:
+    import distributed
+except ImportError as error:
+    text = f"--cluster needs dask ({error}): python -m pip install distributed"
+    raise pong_pg.UsageError(text) from None
 
 
 def for_workers():
