@@ -510,7 +510,8 @@ def make_pong(**options):
             return gym.make("Pong-v0", **options).unwrapped
     except Exception as error:
         why = f"{error}".partition("\n")[0] + f" (found: {found})"
-        how = "python -m pip install -r requirements.txt; for the ROM: AutoROM --accept-license"
+        how = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21 with ale-py"
+        how += ", and AutoROM --accept-license the ROM of gym 0.21"
         raise UsageError(f"Pong-v0 does not start: {why}: {how}") from error
 
 
