@@ -302,7 +302,7 @@ def model_of(shape=b"M\xc8\0M\0\x19\x86", data=b"C\0"):
 SIZE = 40_000_000  # bytes; a file may have 900,000 more
 WIDE = "\U0001f600".encode()  # a text that contains it takes four bytes a letter in memory
 TOUCH, SYSTEM = text("touch canary"), name("os", "system")
-SHOWN_OFTEN = b"q\0" + b"".join(b"(" + b"h%c" % n * 6 + b"tq%c" % (n + 1) for n in range(6))
+SHOWN_OFTEN = b"q\0" + b"".join(b"(" + b"h%c" % n * 6 + b"tq%c" % (n + 1) for n in range(2))
 
 ROUTES = {  # what runs TOUCH in whoever opens it with plain `pickle`
     "REDUCE": call(SYSTEM, TOUCH) + b".",
@@ -323,12 +323,11 @@ HOSTILE = {
     "a name of no locale": b"c\xf0\x9f\x98\x80\n\x1b[31m\n.",
     "a dict that contains itself": b"}q\0" + text("W1") + b"h\0s" + text("W2") + b"h\0s.",
     "a shape of 10**12": model_of(b"J\0\x10\xa5\xd4\x85"),
-    "a million marks": b"(" * 10**6,
-    "a million tuples in tuples": b"N" + b"\x85" * 10**6 + b".",
+    "40 million Nones": b"(<40 MB of N>t.",
     "a key of pairs of pairs of pairs": b"}N" + b"q\0h\0\x86" * 40 + b"Ns.",
     "a key of pairs of pairs by DUP": b"}N" + b"2\x86" * 200 + b"Ns.",
     **{f"2 GB in {code}": code + b"\xff\xff\xff\x7fabc." for code in (b"X", b"B", b"\x8b")},
-    **{f"a TB in {code}": bytes([code, 0, 0, 0, 0, 0, 1, 0, 0]) for code in b"\x8d\x8e\x95\x96"},
+    **{f"512 MB in {code}": bytes([code, 0, 0, 0, 32, *bytes(5)]) for code in b"\x8d\x8e\x95\x96"},
     **{f"40 MB in a line of {op}": op + b"<40 MB of 1>\n." for op in (b"I", b"F", b"g", b"P")},
     **{f"40 MB in a line of {op}": op + b"<40 MB of 1>L\n." for op in (b"L", b"L0x")},
     **{f"40 MB in a line of {op}": op + WIDE + b"<40 MB of a>\nx\n." for op in (b"c", b"(i")},
@@ -338,6 +337,7 @@ HOSTILE = {
     "40 MB of text as data": model_of(data=big(b"X", WIDE)),
     "40 MB of bytes as data": model_of(data=big(b"B")),
     "bytes in a shape, shown often": model_of(big(b"B") + SHOWN_OFTEN),
+    "a number": big(b"\x8b") + b".",
     "a number, shown often": big(b"\x8b") + SHOWN_OFTEN + b".",
     "text, shown often": big(b"X", WIDE) + SHOWN_OFTEN + b".",
     "text, encoded often": b"<model>" + big(b"X", WIDE) + b"q\1"
@@ -429,7 +429,7 @@ PATHS = {
     "device": lambda path: path.symlink_to("/dev/zero"),
     "loop": lambda path: path.symlink_to(path.name),
     "a file that says it is empty": lambda path: path.symlink_to("/proc/self/status"),
-    "terabyte": lambda path: (path.touch(), os.truncate(str(path), 1 << 40)),
+    "800 MB": lambda path: (path.touch(), os.truncate(str(path), 800_000_000)),
 }
 
 

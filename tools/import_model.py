@@ -194,7 +194,7 @@ class Brief(reprlib.Repr):
 def brief(value) -> str:
     short = Brief()
     short.maxlevel = 2
-    return short.repr(value).encode("ascii", "backslashreplace").decode()
+    return short.repr(value)
 
 
 def main(argv=None) -> int:
