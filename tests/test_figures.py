@@ -201,43 +201,36 @@ def test_weights_are_crisp_images_strongest_first(save, tmp_path):
 
 
 class Recorder(pong_pg.Pong):
-    """A Pong that keeps all frames, and counts emulator frames by the draws of `integers`."""
-
-    def __init__(self):
-        super().__init__()
-        self.frames, self.held = [], []
+    """A Pong that keeps all frames, and how many the emulator had shown by then."""
 
     def reset(self):
         super().reset()
-        self.frames.append(self.frame().copy())
+        self.kept = [(self.frame().copy(), self.ale.getEpisodeFrameNumber())]
 
     def step(self, action, rng):
-        class Draws:
-            random = rng.random
-
-            def integers(_, low, high):
-                self.held.append(int(rng.integers(low, high)))
-                return self.held[-1]
-
-        result = super().step(action, Draws())
-        self.frames.append(self.frame().copy())
+        result = super().step(action, rng)
+        self.kept.append((self.frame().copy(), self.ale.getEpisodeFrameNumber()))
         return result
 
 
 @pytest.fixture(scope="module")
 def game(save):
-    """All of the game that the GIFs show a part of: (frames, held, epx, rewards)."""
+    """All of the game that the GIFs show a part of: (frames, their times, epx, rewards)."""
     pong, model = Recorder(), pong_pg.load_checkpoint(save)[0]
     epx, _, _, rewards = pong_pg.play_game(pong, model, np.random.default_rng([SEED, 0, 1]))
-    return pong.frames, pong.held, epx, rewards
+    return (*zip(*pong.kept), epx, rewards)
+
+
+PART = "--seed", SEED, "--from", FIRST, "--steps", STEPS
 
 
 @pytest.fixture(scope="module")
 def gif(save, tmp_path_factory):
+    """(pictures, durations) of a small GIF."""
     path = tmp_path_factory.mktemp("figures") / "game.gif"
-    part = "--seed", SEED, "--from", FIRST, "--steps", STEPS
-    assert draw("game", "--save", save, *part, "--out", path) == 0
-    return path
+    assert draw("game", "--save", save, *PART, "--out", path) == 0
+    assert path.stat().st_size < 20_000 + 1_500 * STEPS
+    return pictures(path)
 
 
 def pictures(path):
@@ -253,43 +246,35 @@ def pictures(path):
 
 
 def test_gif_runs_at_the_real_frame_rate(gif, game):
-    _, held, _, _ = game
-    images, durations = pictures(gif)
-    assert images.shape == (STEPS + 1, 420, 728, 3)
-    assert durations[-1] == 1000
-    real = 1000 / 60 * np.cumsum(held[FIRST : FIRST + STEPS])
-    assert np.abs(np.cumsum(durations[:-1]) - real).max() <= 5
-    assert set(held) == {2, 3, 4}
-
-
-def test_gif_is_small(gif):
-    assert gif.stat().st_size < 20_000 + 1_500 * STEPS
+    images, durations = gif
+    assert images.shape == (STEPS + 1, 420, 728, 3) and durations[-1] == 1000
+    frames = np.array(game[1][FIRST:][: STEPS + 1])
+    assert np.abs(np.cumsum(durations[:-1]) - 1000 / 60 * (frames - frames[0])[1:]).max() <= 5
+    assert set(np.diff(game[1])) == {2, 3, 4}
 
 
 def test_gif_shows_the_game_to_the_pixel(gif, game):
-    for image, frame in zip(pictures(gif)[0], game[0][FIRST:]):
+    for image, frame in zip(gif[0], game[0][FIRST:]):
         assert (image[:, :320] == frame.repeat(2, 0).repeat(2, 1)).all()
 
 
 def test_gif_shows_what_the_network_sees(gif, game):
     frames, _, epx, _ = game
-    images, _ = pictures(gif)
-    appeared, gone = (230, 159, 0), (86, 180, 233)
-    for t, image in enumerate(images, FIRST):
+    for t, image in enumerate(gif[0], FIRST):
         view = image[70:390, 336:656]
-        x = np.zeros((320, 320), int)
-        for sign, colour in (1, appeared), (-1, gone):
-            x[(view == colour).all(axis=-1)] = sign
+        appeared, gone = (
+            (view == colour).all(axis=-1) for colour in ((230, 159, 0), (86, 180, 233))
+        )
         difference = pong_pg.prepro(frames[t]).astype(int) - pong_pg.prepro(frames[t - 1])
-        assert (x == difference.reshape(80, 80).repeat(4, 0).repeat(4, 1)).all()
-        assert (difference == epx[t]).all()
+        shown = difference.reshape(80, 80).repeat(4, 0).repeat(4, 1)
+        assert (appeared.astype(int) - gone == shown).all() and (difference == epx[t]).all()
     assert np.abs(epx[FIRST : FIRST + STEPS]).sum() > 100
 
 
 def test_the_bar_is_as_high_as_p_up(gif, game, save):
     model, _ = pong_pg.load_checkpoint(save)
     heights, expected = [], []
-    for image, x in zip(pictures(gif)[0], game[2][FIRST:]):
+    for image, x in zip(gif[0], game[2][FIRST:]):
         heights.append((image[70:390, 668:688] == (0, 158, 115)).all(axis=-1).sum() / 20)
         h = np.maximum(0, model["W1"] @ x.astype(float))
         expected.append(320 / (1 + np.exp(-model["W2"] @ h)))
@@ -328,14 +313,11 @@ def test_the_end_of_a_game_is_its_last_picture(save, game, tmp_path, capsys):
 def test_a_gif_ends_before_it_is_too_big(gif, save, tmp_path, capsys, monkeypatch):
     assert figures.MOST_BYTES == 3_000_000
     monkeypatch.setattr(figures, "MOST_BYTES", 50_000)
-    part = "--seed", SEED, "--from", FIRST, "--steps", STEPS
-    assert draw("game", "--save", save, *part, "--out", tmp_path / "a.gif") == 0
+    assert draw("game", "--save", save, *PART, "--out", tmp_path / "a.gif") == 0
     assert 40_000 < (tmp_path / "a.gif").stat().st_size <= 50_000
     images, durations = pictures(tmp_path / "a.gif")
-    all_images, all_durations = pictures(gif)
     n = len(images)
-    assert (images == all_images[:n]).all()
-    assert durations == all_durations[: n - 1] + [1000]
+    assert (images == gif[0][:n]).all() and durations == gif[1][: n - 1] + [1000]
     assert f"{STEPS + 1 - n} steps left out" in capsys.readouterr().err
 
 
@@ -391,7 +373,6 @@ def test_bad_input_is_one_line_and_status_2(args, message, save, tmp_path, monke
     [
         ("curve a.csv --out a.png", "matplotlib", "matplotlib"),
         ("weights --out a.png", "PIL", "Pillow"),
-        ("game --out a.gif", "PIL", "Pillow"),
     ],
 )
 def test_a_missing_package_is_named(args, module, package, tmp_path):
