@@ -388,9 +388,11 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def assert_refused(tmp_path_factory):
-    """Has the tool or the script open a file, in a process of its own: is there one line, and no
-    more than a second and 300 MB? Gives the folder in which it is done, too."""
+def judge(tmp_path_factory):
+    """A function that has the tool or the script open a file in a process of its own: is there one
+    line, and no more than a second and 300 MB? And the folder in which this is done."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot be forked here")
     folder = tmp_path_factory.mktemp("judge")
     path = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
     judge = subprocess.Popen(
@@ -406,8 +408,15 @@ def assert_refused(tmp_path_factory):
         assert said.startswith(f"{module}: ") and " hostile.p " in said and said[:-1].isprintable()
         assert {entry.name for entry in folder.iterdir()} <= {"hostile.p", "said"}
 
-    yield assert_refused, folder / "hostile.p"
+    yield assert_refused, folder
     judge.communicate()
+
+
+@pytest.fixture
+def assert_refused(judge):
+    for path in judge[1].iterdir():
+        path.unlink()
+    return judge[0], judge[1] / "hostile.p"
 
 
 @pytest.mark.parametrize("title", HOSTILE)
@@ -420,26 +429,21 @@ def test_a_hostile_file_is_refused_within_a_second_and_nothing_of_it_runs(assert
     if "REDUCE" in title:
         assert_refused("pong_pg", *RESUME, path.name)
     assert path.read_bytes() == data
-    path.unlink()
 
 
-PATHS = {
-    "folder": lambda path: path.mkdir(),
-    "pipe": lambda path: os.mkfifo(str(path)),
-    "device": lambda path: path.symlink_to("/dev/zero"),
-    "loop": lambda path: path.symlink_to(path.name),
-    "a file that says it is empty": lambda path: path.symlink_to("/proc/self/status"),
-    "800 MB": lambda path: (path.touch(), os.truncate(str(path), 800_000_000)),
-}
-
-
-@pytest.mark.parametrize("kind", PATHS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "proc", "folder", "800 MB"])
 def test_a_path_that_is_no_checkpoint_file_is_refused(assert_refused, kind):
     assert_refused, path = assert_refused
-    PATHS[kind](path)
+    if kind == "pipe":
+        os.mkfifo(str(path))
+    elif kind == "800 MB":
+        path.touch()
+        os.truncate(str(path), 800_000_000)
+    else:  # the status says that it has no bytes, and has
+        links = {"device": "/dev/zero", "loop": path.name, "proc": "/proc/self/status"}
+        path.symlink_to(links.get(kind, "."))
     assert_refused("import_model", path.name, "new.p")
     assert_refused("pong_pg", *RESUME, path.name)
-    path.rmdir() if kind == "folder" else path.unlink()
 
 
 def test_no_name_is_looked_up(old):
@@ -456,25 +460,18 @@ def test_no_name_is_looked_up(old):
 
 FILES = [*PYTHON_2.values(), *(pickle.dumps(make_model(2, 3), protocol) for protocol in range(5))]
 PARTS = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-PARTS += [
-    text("\ud800\x1b"),
-    TOUCH,
-    call(SYSTEM, TOUCH),
-    b"N}" + text("__setstate__") + SYSTEM + b"s\x86b",
-]
+PARTS += [TOUCH, call(SYSTEM, TOUCH), b"N}" + text("__setstate__") + SYSTEM + b"s\x86b"]
 DAMAGE = st.tuples(
     st.integers(0, 420), st.integers(0, 9), st.sampled_from(PARTS) | st.binary(max_size=9)
 )
 
 
 @settings(
-    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    deadline=None, suppress_health_check=list(HealthCheck), max_examples=500, derandomize=True
 )
 @given(data=st.sampled_from(FILES), damages=st.lists(DAMAGE, min_size=1, max_size=4))
 @pytest.mark.filterwarnings("ignore:invalid escape:DeprecationWarning")
-def test_of_any_damaged_model_no_more_comes_than_a_model(
-    shrink, tmp_path, monkeypatch, data, damages
-):
+def test_damage_gives_a_model_or_nothing(shrink, tmp_path, monkeypatch, data, damages):
     shrink(2, 3)
     monkeypatch.chdir(tmp_path)
     for start, length, other in damages:
