@@ -365,7 +365,7 @@ def test_the_attacks_are_real(tmp_path, route):
 RESUME = "--resume", "--batch-size", "2", "--save-every", "3", "--save"  # which ends by itself
 
 JUDGE = """
-import json, os, resource, sys
+import json, os, resource, signal, sys
 import import_model, pong_pg
 getattr(sys, "set_int_max_str_digits", print)(0)  # as in the Pythons of before 2022
 for line in sys.stdin:
@@ -375,7 +375,8 @@ for line in sys.stdin:
         continue
     said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1), os.dup2(said, 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (9, 9))  # what goes wrong hurts nobody
+    signal.alarm(60)  # what goes wrong hurts nobody
+    resource.setrlimit(resource.RLIMIT_CPU, (9, 9))
     if sys.platform != "darwin":
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
     status = sys.modules[module].main(arguments)
