@@ -275,7 +275,9 @@ def test_the_bar_is_as_high_as_p_up(gif, game, save):
     model, _ = pong_pg.load_checkpoint(save)
     heights, expected = [], []
     for image, x in zip(gif[0], game[2][FIRST:]):
-        heights.append((image[70:390, 668:688] == (0, 158, 115)).all(axis=-1).sum() / 20)
+        bar = (image[70:390, 668:688] == (0, 158, 115)).all(axis=-1)
+        heights.append(bar.sum() / 20)
+        assert (bar[1:] >= bar[:-1]).all()  # it stands on the ground
         h = np.maximum(0, model["W1"] @ x.astype(float))
         expected.append(320 / (1 + np.exp(-model["W2"] @ h)))
     assert heights == pytest.approx(expected, abs=0.6)
