@@ -1,11 +1,15 @@
 """What tools/figures.py draws, looked at pixel by pixel."""
 
+import bisect
+import collections
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 import pong_pg
@@ -13,6 +17,7 @@ import pong_pg
 sys.path.insert(0, str(ROOT / "tools"))
 import figures
 
+LOG = "episode,reward,running_mean,steps,seconds\n"
 SEED, FIRST, STEPS = 1, 40, 60  # of the GIF
 COLOURS = {"blue": (0, 114, 178), "orange": (213, 94, 0), "white": (255, 255, 255)}
 
@@ -37,73 +42,111 @@ def is_colour(image, name):
 # ---- learning curve
 
 
-def write_log(path, running_mean):
-    """A log of which hours go with the square of games; gives its arrays games and hours."""
+def write_log(path, running_mean, pace=1):
+    """A log of which hours go with the square of games; gives its columns."""
     rng = np.random.default_rng(0)
     games = np.arange(1, len(running_mean) + 1)
-    seconds = games**2 * 0.01
     scores = np.clip(np.rint(running_mean + rng.normal(0, 4, len(games))), -21, 21)
-    rows = zip(games - 1, scores, running_mean, games, seconds)
-    lines = ["episode,reward,running_mean,steps,seconds", *(",".join(map(str, r)) for r in rows)]
-    path.write_text("\n".join(lines) + "\n")
-    return games, seconds / 3600
+    steps, seconds = games * pace, games**2 * 0.01
+    rows = zip(games - 1, scores, running_mean, steps, seconds)
+    path.write_text(LOG + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    return {
+        "games": games,
+        "scores": scores,
+        "hours": seconds / 3600,
+        "steps": steps.cumsum() / 1e6,
+    }
 
 
-def panels_and_even_row(image):
-    """The first and last columns of both panels, and the row that is half way up them."""
-    dark = (image < 80).all(axis=-1)
-    starts = (dark.sum(axis=0) > 500).nonzero()[0]  # the vertical axes
-    starts = starts[np.diff(starts, prepend=-9) > 2]
-    assert len(starts) == 2
-    top, floor = dark[:, starts[0]].argmax(), dark.sum(axis=1).argmax()
-    across = dark[floor].nonzero()[0]  # the horizontal axes
-    ends = [across[across < starts[1] - 20][-1], across[-1]]
-    return list(zip(starts, ends)), (top + floor) // 2
+@pytest.fixture
+def curve(tmp_path, monkeypatch):
+    """Draws logs of tmp_path; gives the axes of the two panels."""
+    kept, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
+    monkeypatch.chdir(tmp_path)
+
+    def curve(*args):
+        assert draw("curve", *args, "--out", "curve.png") == 0
+        assert pixels("curve.png").shape == (760, 1800, 3)
+        return kept[-1].axes
+
+    return curve
 
 
-def test_curve_shows_the_mean_the_even_line_and_where_they_cross(tmp_path, capsys):
-    running_mean = np.linspace(-20, 10, 900)  # it is even after two thirds
-    games, hours = write_log(tmp_path / "a.csv", running_mean)
-    assert draw("curve", tmp_path / "a.csv", "--out", tmp_path / "curve.png") == 0
-    image = pixels(tmp_path / "curve.png")
-    assert image.shape == (760, 1800, 3)
-    assert is_colour(image, "white").mean() > 0.8
-    assert not is_colour(image, "orange").any()
-    panels, even_row = panels_and_even_row(image)
-    even = (running_mean >= 0).argmax()
-    for (start, end), x in zip(panels, (games, hours)):
-        line = image[even_row - 2 : even_row + 3, start:end]
-        dashes = (line < 80).all(axis=-1).any(axis=0)
-        assert 0.4 < dashes.mean() < 0.95
-        assert dashes[:50].any() and dashes[-50:].any()
-        ring = is_colour(line[2], "blue").nonzero()[0]
-        assert is_colour(line[2], "white")[int(ring.mean())] and 12 < np.ptp(ring) < 30
-        limit = x[-1] + 0.05 * (x[-1] - x[0])
-        assert ring.mean() / (end - start) == pytest.approx(x[even] / limit, abs=0.01)
-        mean_line = is_colour(image[:, start:end], "blue").any(axis=0)
-        assert mean_line[: int(0.9 * (end - start))].mean() > 0.98  # the whole way
-    assert f"even after: {games[even]} games, {hours[even]:.2f} hours" in capsys.readouterr().out
+def points(line):
+    return np.transpose([line.get_xdata(), line.get_ydata()]).tolist()
 
 
-def test_curve_marks_no_crossing_where_there_is_none(tmp_path, capsys):
+def test_curve_shows_games_mean_the_even_line_and_where_they_cross(curve, tmp_path, capsys):
+    mean = np.linspace(-20, 10, 900)  # it is even after two thirds
+    log = write_log(tmp_path / "a.csv", mean)
+    even = int((mean >= 0).argmax())
+    for axes, x in zip(curve("a.csv"), (log["games"], log["hours"])):
+        dots, line, ring, dashes = axes.lines
+        assert points(dots) == np.transpose([x, log["scores"]]).tolist()
+        assert points(line) == np.transpose([x, mean]).tolist()
+        assert points(ring) == [[x[even], 0]] and (ring.get_marker(), ring.get_mfc()) == (
+            "o",
+            "white",
+        )
+        assert points(dashes) == [[0, 0], [1, 0]] and dashes.get_ls() == "--"  # the whole way
+        assert (
+            axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > x[-1] and axes.get_ylim() == (-22, 22)
+        )
+    when = f"{log['games'][even]} games, {log['hours'][even]:.2f} hours"
+    assert f"even after: {when}" in capsys.readouterr().out
+
+
+def test_curve_marks_no_crossing_where_there_is_none(curve, tmp_path, capsys):
     write_log(tmp_path / "a.csv", np.linspace(-20, -5, 300))
-    assert draw("curve", tmp_path / "a.csv", "--out", tmp_path / "curve.png") == 0
-    image = pixels(tmp_path / "curve.png")
-    _, even_row = panels_and_even_row(image)
-    assert not is_colour(image[even_row], "blue").any()
+    assert [len(axes.lines) for axes in curve("a.csv")] == [3, 3]
     assert "not yet" in capsys.readouterr().out
 
 
-def test_curve_of_several_long_logs_has_a_legend(tmp_path):
-    logs = tmp_path / "a.csv", tmp_path / "b.csv"
-    write_log(logs[0], np.linspace(-20, 14, 20_000))
-    write_log(logs[1], np.linspace(-20, 10, 9_000))
-    assert draw("curve", *logs, "--out", tmp_path / "curve.png") == 0
-    image = pixels(tmp_path / "curve.png")
-    (start, end), _ = panels_and_even_row(image)[0]
-    corner = image[50:250, start : (start + end) // 2]  # where no mean is
-    assert is_colour(corner, "blue").sum() > 100
-    assert is_colour(corner, "orange").sum() > 100
+def interpolated(xs, ys, x):
+    """y at x on the lines between the points."""
+    i = bisect.bisect_left(xs, x)
+    if xs[i] == x:
+        return ys[i]
+    return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1])
+
+
+def test_several_seeds_are_a_median_in_a_band_beside_single_runs(curve, tmp_path, capsys):
+    """As far as the shortest goes, which against steps may be another one than against games."""
+    rng = np.random.default_rng(1)
+    means = [np.cumsum(rng.normal(0.01, 0.2, n)) - 18 for n in (300, 340, 400)]
+    paces = 1300, 1000, 700
+    logs = [write_log(tmp_path / f"{i}.csv", means[i], paces[i]) for i in range(3)]
+    write_log(tmp_path / "alone.csv", np.linspace(-20, 10, 900))
+    panels = curve("0.csv,1.csv,2.csv", "alone.csv", "--against", "steps", "--games", 390)
+    shortest = {"games": 300, "steps": (700 * np.arange(1, 391)).sum() / 1e6}
+    for axes, unit in zip(panels, shortest):
+        line, dots, alone, *_ = axes.lines  # of the three there are no dots
+        assert len(dots.get_xdata()) == len(alone.get_xdata()) == 390
+        (band,) = axes.collections
+        between = collections.defaultdict(list)
+        for x, y in band.get_paths()[0].vertices:
+            between[x].append(y)
+        xs = line.get_xdata()
+        assert sorted(between) == list(xs) and xs[-1] == pytest.approx(shortest[unit])
+        assert xs[0] == max(log[unit][0] for log in logs)
+        for x, median in points(line):
+            at_x = sorted(interpolated(log[unit].tolist(), y, x) for log, y in zip(logs, means))
+            assert [min(between[x]), median, max(between[x])] == pytest.approx(at_x)
+        assert (band.get_facecolor()[0, :3] == to_rgb(line.get_color())).all()
+    assert "0.csv, 1.csv, 2.csv: 300 games, " in capsys.readouterr().out
+
+
+def test_curves_of_several_logs_are_told_apart(curve, tmp_path):
+    for name in "a.csv", "b.csv", "c,d.csv":
+        write_log(tmp_path / name, np.linspace(-20, 14, 30))
+    axes = curve("a.csv", "b.csv", "c,d.csv", "a.csv,b.csv")[0]
+    legend = axes.get_legend()
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["a.csv", "b.csv", "c,d.csv", "a.csv, b.csv"]
+    colours = [line.get_color() for line in legend.get_lines()]
+    means = [line for line in axes.lines if line.get_label() in labels]
+    assert colours == [line.get_color() for line in means] and len(set(colours)) == 4
 
 
 def test_a_line_that_is_being_written_does_not_count(tmp_path):
@@ -158,43 +201,36 @@ def test_weights_are_crisp_images_strongest_first(save, tmp_path):
 
 
 class Recorder(pong_pg.Pong):
-    """A Pong that keeps all frames, and counts emulator frames by the draws of `integers`."""
-
-    def __init__(self):
-        super().__init__()
-        self.frames, self.held = [], []
+    """A Pong that keeps all frames, and how many the emulator had shown by then."""
 
     def reset(self):
         super().reset()
-        self.frames.append(self.frame().copy())
+        self.kept = [(self.frame().copy(), self.ale.getEpisodeFrameNumber())]
 
     def step(self, action, rng):
-        class Draws:
-            random = rng.random
-
-            def integers(_, low, high):
-                self.held.append(int(rng.integers(low, high)))
-                return self.held[-1]
-
-        result = super().step(action, Draws())
-        self.frames.append(self.frame().copy())
+        result = super().step(action, rng)
+        self.kept.append((self.frame().copy(), self.ale.getEpisodeFrameNumber()))
         return result
 
 
 @pytest.fixture(scope="module")
 def game(save):
-    """All of the game that the GIFs show a part of: (frames, held, epx, rewards)."""
+    """All of the game that the GIFs show a part of: (frames, their times, epx, rewards)."""
     pong, model = Recorder(), pong_pg.load_checkpoint(save)[0]
     epx, _, _, rewards = pong_pg.play_game(pong, model, np.random.default_rng([SEED, 0, 1]))
-    return pong.frames, pong.held, epx, rewards
+    return (*zip(*pong.kept), epx, rewards)
+
+
+PART = "--seed", SEED, "--from", FIRST, "--steps", STEPS
 
 
 @pytest.fixture(scope="module")
 def gif(save, tmp_path_factory):
+    """(pictures, durations) of a small GIF."""
     path = tmp_path_factory.mktemp("figures") / "game.gif"
-    part = "--seed", SEED, "--from", FIRST, "--steps", STEPS
-    assert draw("game", "--save", save, *part, "--out", path) == 0
-    return path
+    assert draw("game", "--save", save, *PART, "--out", path) == 0
+    assert path.stat().st_size < 20_000 + 1_500 * STEPS
+    return pictures(path)
 
 
 def pictures(path):
@@ -210,44 +246,38 @@ def pictures(path):
 
 
 def test_gif_runs_at_the_real_frame_rate(gif, game):
-    _, held, _, _ = game
-    images, durations = pictures(gif)
-    assert images.shape == (STEPS + 1, 420, 728, 3)
-    assert durations[-1] == 1000
-    real = 1000 / 60 * np.cumsum(held[FIRST : FIRST + STEPS])
-    assert np.abs(np.cumsum(durations[:-1]) - real).max() <= 5
-    assert set(held) == {2, 3, 4}
-
-
-def test_gif_is_small(gif):
-    assert gif.stat().st_size < 20_000 + 1_500 * STEPS
+    images, durations = gif
+    assert images.shape == (STEPS + 1, 420, 728, 3) and durations[-1] == 1000
+    frames = np.array(game[1][FIRST:][: STEPS + 1])
+    assert np.abs(np.cumsum(durations[:-1]) - 1000 / 60 * (frames - frames[0])[1:]).max() <= 5
+    assert set(np.diff(game[1])) == {2, 3, 4}
 
 
 def test_gif_shows_the_game_to_the_pixel(gif, game):
-    for image, frame in zip(pictures(gif)[0], game[0][FIRST:]):
+    for image, frame in zip(gif[0], game[0][FIRST:]):
         assert (image[:, :320] == frame.repeat(2, 0).repeat(2, 1)).all()
 
 
 def test_gif_shows_what_the_network_sees(gif, game):
     frames, _, epx, _ = game
-    images, _ = pictures(gif)
-    appeared, gone = (230, 159, 0), (86, 180, 233)
-    for t, image in enumerate(images, FIRST):
+    for t, image in enumerate(gif[0], FIRST):
         view = image[70:390, 336:656]
-        x = np.zeros((320, 320), int)
-        for sign, colour in (1, appeared), (-1, gone):
-            x[(view == colour).all(axis=-1)] = sign
+        appeared, gone = (
+            (view == colour).all(axis=-1) for colour in ((230, 159, 0), (86, 180, 233))
+        )
         difference = pong_pg.prepro(frames[t]).astype(int) - pong_pg.prepro(frames[t - 1])
-        assert (x == difference.reshape(80, 80).repeat(4, 0).repeat(4, 1)).all()
-        assert (difference == epx[t]).all()
+        shown = difference.reshape(80, 80).repeat(4, 0).repeat(4, 1)
+        assert (appeared.astype(int) - gone == shown).all() and (difference == epx[t]).all()
     assert np.abs(epx[FIRST : FIRST + STEPS]).sum() > 100
 
 
 def test_the_bar_is_as_high_as_p_up(gif, game, save):
     model, _ = pong_pg.load_checkpoint(save)
     heights, expected = [], []
-    for image, x in zip(pictures(gif)[0], game[2][FIRST:]):
-        heights.append((image[70:390, 668:688] == (0, 158, 115)).all(axis=-1).sum() / 20)
+    for image, x in zip(gif[0], game[2][FIRST:]):
+        bar = (image[70:390, 668:688] == (0, 158, 115)).all(axis=-1)
+        heights.append(bar.sum() / 20)
+        assert (bar[1:] >= bar[:-1]).all()  # it stands on the ground
         h = np.maximum(0, model["W1"] @ x.astype(float))
         expected.append(320 / (1 + np.exp(-model["W2"] @ h)))
     assert heights == pytest.approx(expected, abs=0.6)
@@ -285,21 +315,15 @@ def test_the_end_of_a_game_is_its_last_picture(save, game, tmp_path, capsys):
 def test_a_gif_ends_before_it_is_too_big(gif, save, tmp_path, capsys, monkeypatch):
     assert figures.MOST_BYTES == 3_000_000
     monkeypatch.setattr(figures, "MOST_BYTES", 50_000)
-    part = "--seed", SEED, "--from", FIRST, "--steps", STEPS
-    assert draw("game", "--save", save, *part, "--out", tmp_path / "a.gif") == 0
+    assert draw("game", "--save", save, *PART, "--out", tmp_path / "a.gif") == 0
     assert 40_000 < (tmp_path / "a.gif").stat().st_size <= 50_000
     images, durations = pictures(tmp_path / "a.gif")
-    all_images, all_durations = pictures(gif)
     n = len(images)
-    assert (images == all_images[:n]).all()
-    assert durations == all_durations[: n - 1] + [1000]
+    assert (images == gif[0][:n]).all() and durations == gif[1][: n - 1] + [1000]
     assert f"{STEPS + 1 - n} steps left out" in capsys.readouterr().err
 
 
 # ---- what they share
-
-
-LOG = "episode,reward,running_mean,steps,seconds\n"
 
 
 @pytest.mark.parametrize(
@@ -312,6 +336,9 @@ LOG = "episode,reward,running_mean,steps,seconds\n"
         ("curve words.csv --out a.png", "could not convert"),
         ("curve nan.csv --out a.png", "not finite"),
         ("curve binary.csv --out a.png", "is not a log"),
+        ("curve one.csv,none.csv --out a.png", "none.csv is not a log"),
+        ("curve one.csv, --out a.png", "is not a log"),
+        ("curve one.csv,late.csv --out a.png", "logs that have steps in common"),
         ("curve one.csv --out one.csv", "expected a .png"),
         ("curve one.csv --out nowhere/a.png", "in a folder that is there"),
         ("curve", "required: LOG"),
@@ -330,7 +357,8 @@ def test_bad_input_is_one_line_and_status_2(args, message, save, tmp_path, monke
     row = "0,-20.0,-20.0,1549,3.612\n"
     for name, text in {
         "empty": "", "header": LOG, "short": LOG + "0,1,2\n", "words": LOG + row.replace("0", "x"),
-        "nan": LOG + row.replace("1549", "nan"), "binary": "\0\udcff\n", "one": LOG + row,
+        "nan": LOG + row.replace("1549", "nan"), "late": LOG + row.replace("1549", "4000"),
+        "binary": "\0\udcff\n", "one": LOG + row,
     }.items():  # fmt: skip
         (tmp_path / f"{name}.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
     before = sorted(tmp_path.iterdir())
@@ -347,7 +375,6 @@ def test_bad_input_is_one_line_and_status_2(args, message, save, tmp_path, monke
     [
         ("curve a.csv --out a.png", "matplotlib", "matplotlib"),
         ("weights --out a.png", "PIL", "Pillow"),
-        ("game --out a.gif", "PIL", "Pillow"),
     ],
 )
 def test_a_missing_package_is_named(args, module, package, tmp_path):

@@ -1,6 +1,7 @@
 """The pictures of README.md: the learning curve, what the network has learnt, and a game.
 
     python tools/figures.py curve docs/save.csv         # of what pong_pg.py --log wrote
+    python tools/figures.py curve docs/seed20.csv,docs/seed21.csv docs/save.csv    # with a band
     python tools/figures.py table docs/save.csv         # how long it took, as Markdown
     python tools/figures.py weights                     # of save.p
     python tools/figures.py game --seed 1 --points 2    # save.p plays
@@ -38,32 +39,49 @@ LOG_COLUMNS = ["episode", "reward", "running_mean", "steps", "seconds"]
 
 
 def draw_curve(args):
-    """Scores and running mean of each log, against games and against hours, as a PNG."""
+    """Scores and running mean of each log, against games and against hours, as a PNG.
+
+    Logs that a comma joins are one curve: the median of their running means in a band from the
+    lowest to the highest.
+    """
     mpl = need("matplotlib", "matplotlib.figure")
-    logs, names = [read_log(path) for path in args.logs], [Path(path).name for path in args.logs]
-    logs = [{what: values[: args.games] for what, values in log.items()} for log in logs]
+    paths = [[text] if os.path.exists(text) else text.split(",") for text in args.logs]
+    groups = [[read_log(path, args.games) for path in group] for group in paths]
+    names = [", ".join(Path(path).name for path in group) for group in paths]
     if len(set(names)) < len(names):
         names = args.logs
+    units = {"games": "games played", "hours": "hours of training", "steps": "million steps"}
+    curves = {unit: [spread(logs, unit) for logs in groups] for unit in units}
     figure = mpl.Figure((9, 3.8), dpi=200, layout="constrained")
-    figure.suptitle("each dot is a game, the line the running mean", fontsize=9, color="0.3")
+    title = {
+        "each dot is a game, the line the running mean": 1 in map(len, paths),
+        "several runs: the median of their running means, in a band from the lowest to the highest":
+            max(map(len, paths)) > 1,
+    }  # fmt: skip
+    figure.suptitle("\n".join(text for text in title if title[text]), fontsize=9, color="0.3")
     panels = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    right = {"hours": "hours of training", "steps": "million steps"}[args.against]
-    for axes, unit, what in zip(panels, ("games", args.against), ("games played", right)):
-        for log, run, colour in zip(logs, names, itertools.cycle([BLUE, VERMILION, PURPLE, GREEN])):
-            x, even, colour = log[unit], first_even(log), f"#{colour:06x}"
-            alpha = min(0.5, max(0.1, 1000 / len(x))) / len(logs)
-            axes.plot(x, log["score"], ".", ms=2.5, mew=0, alpha=alpha, color=colour, zorder=1)
-            axes.plot(x, log["running_mean"], lw=2, color=colour, zorder=3, label=run)
+    for axes, unit in zip(panels, ("games", args.against)):
+        colours = itertools.cycle([BLUE, VERMILION, PURPLE, GREEN])
+        for logs, name, curve, colour in zip(groups, names, curves[unit], colours):
+            (x, low, mean, high), colour = curve, f"#{colour:06x}"
+            if len(logs) == 1:
+                alpha = min(0.5, max(0.1, 1000 / len(x))) / len(groups)
+                style = {"ms": 2.5, "mew": 0, "alpha": alpha, "color": colour, "zorder": 1}
+                axes.plot(x, logs[0]["score"], ".", **style)
+            else:
+                axes.fill_between(x, low, high, color=colour, alpha=0.3, lw=0, zorder=2)
+            axes.plot(x, mean, lw=2, color=colour, zorder=3, label=name)
+            even = first_even(mean)
             if even is not None:
                 axes.plot(x[even], 0, "o", ms=7, mfc="white", mew=2, color=colour, zorder=4)
-                if len(logs) == 1:  # the text stands where the curve does not
+                if len(groups) == 1:  # the text stands where the curve does not
                     text = f"even after {x[even]:,.{0 if unit == 'games' else 2}f} {unit}"
                     early = x[even] < x[-1] / 2
                     at, ha = ((6, -16), "left") if early else ((-6, 8), "right")
                     style = {"textcoords": "offset points", "fontsize": 9, "zorder": 5}
                     axes.annotate(text, (x[even], 0), at, ha=ha, **style)
         axes.axhline(0, color="black", lw=1, ls="--", zorder=2)
-        axes.set(xlabel=what, ylim=(-22, 22), yticks=range(-21, 22, 7))
+        axes.set(xlabel=units[unit], ylim=(-22, 22), yticks=range(-21, 22, 7))
         axes.set_xlim(left=0)
         axes.locator_params(axis="x", nbins=6)
         axes.xaxis.set_major_formatter("{x:,g}")
@@ -71,21 +89,41 @@ def draw_curve(args):
     panels[0].set_ylabel("score of a game (points)")
     beside = panels[1].get_yaxis_transform()
     panels[1].text(1.01, 0, "even\nscore", transform=beside, va="center", fontsize=9)
-    if len(logs) > 1:
+    if len(groups) > 1 or len(groups[0]) > 1:
         panels[0].legend(loc="upper left", fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write(args.out, picture.getvalue())
-    for log, run in zip(logs, names):
-        games, hours, even = log["games"], log["hours"], first_even(log)
-        when = "not yet" if even is None else f"{games[even]:,.0f} games, {hours[even]:.2f} hours"
-        print(f"{run}: {games[-1]:,.0f} games, {hours[-1]:.2f} hours; even after: {when}")
+    for i, name in enumerate(names):
+        ends, evens = [], []
+        for unit, digits in ("games", 0), ("hours", 2):
+            x, _, mean, _ = curves[unit][i]
+            ends.append(f"{x[-1]:,.{digits}f} {unit}")
+            if first_even(mean) is not None:
+                evens.append(f"{x[first_even(mean)]:,.{digits}f} {unit}")
+        print(f"{name}: {', '.join(ends)}; even after: {', '.join(evens) or 'not yet'}")
 
 
-def read_log(path) -> dict:
+def spread(logs, unit):
+    """(x, lowest, median and highest running mean at x) of logs, as far as all of them go.
+
+    A median over fewer and fewer runs would jump where one of them ends.
+    """
+    if len(logs) == 1:
+        return (logs[0][unit], *[logs[0]["running_mean"]] * 3)
+    x = np.unique(np.concatenate([log[unit] for log in logs]))
+    x = x[(x >= max(log[unit][0] for log in logs)) & (x <= min(log[unit][-1] for log in logs))]
+    if not len(x):
+        raise UsageError(f"a band needs logs that have {unit} in common")
+    means = [np.interp(x, log[unit], log["running_mean"]) for log in logs]
+    return x, np.min(means, axis=0), np.median(means, axis=0), np.max(means, axis=0)
+
+
+def read_log(path, most=None) -> dict:
     """A log's games, hours and million steps so far, score, running_mean: arrays. UsageError.
 
-    A last line without an end does not count: the run may be writing it.
+    At most its first `most` games. A last line without an end does not count: the run may be
+    writing it.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -98,12 +136,13 @@ def read_log(path) -> dict:
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} is not a log of pong_pg.py: {error}") from None
     x = {"games": episode + 1, "hours": seconds / 3600, "steps": np.cumsum(steps) / 1e6}
-    return {**x, "score": score, "running_mean": running_mean}
+    log = {**x, "score": score, "running_mean": running_mean}
+    return {name: values[:most] for name, values in log.items()}
 
 
-def first_even(log):
+def first_even(mean):
     """The row of the first running mean that is not below 0, or None."""
-    even = (log["running_mean"] >= 0).nonzero()[0]
+    even = (mean >= 0).nonzero()[0]
     return even[0] if len(even) else None
 
 
@@ -363,7 +402,9 @@ def parse_arguments(argv=None):
         return figure
 
     figure = add("curve", draw_curve, "docs/curve.png", "scores against games and hours: a PNG")
-    figure.add_argument("logs", metavar="LOG", nargs="+", help="a CSV file of pong_pg.py --log")
+    text = "a CSV file of pong_pg.py --log; A,B,C draws the median of several seeds, and a band"
+    text += " from the lowest to the highest, as far as the shortest of them goes"
+    figure.add_argument("logs", metavar="LOG", nargs="+", help=text)
     least = functools.partial(whole, least=1)
     figure.add_argument("--games", metavar="N", type=least, help="only the first N of each log")
     figure.add_argument("--against", choices=["hours", "steps"], default="hours")

@@ -9,13 +9,13 @@ loaded: here nothing is looked up, called or built that it names.
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import math
 import os
 import pickle
 import reprlib
-import struct
 import sys
 from pathlib import Path
 
@@ -34,12 +34,13 @@ def read_theirs(path):
     try:
         if not os.path.isfile(path):
             raise CheckpointError("is not there" if not os.path.exists(path) else "is not a file")
-        size, most = os.path.getsize(path), 4 * 8 * pong_pg.H * (pong_pg.D + 1) + 2**20
-        if size > most:
-            raise CheckpointError(f"has {size} bytes, expected at most {most}")
+        most = 4 * 8 * pong_pg.H * (pong_pg.D + 1) + 2**20
         with open(path, "rb") as file:
-            data = file.read(most)
-        pickles = io.BytesIO(data)
+            data = file.read(most + 1)
+        size = len(data)
+        if size > most:
+            raise CheckpointError(f"has more than the {most} bytes that a checkpoint can have")
+        pickles = Guarded(data)
         model = read_model(SafeUnpickler(pickles).load())
         if pickles.tell() == size:
             return model, None
@@ -65,6 +66,27 @@ class Call:
     def __setstate__(self, state):
         self.state = state
 
+    def __repr__(self):
+        return self.name
+
+
+class Guarded(io.BytesIO):
+    """A file that ends what would take hours: opcodes by the million, numbers of megabytes, and
+    pairs of pairs of pairs, which take twice as long to hash at each level."""
+
+    left, last = 2000, b""  # an honest checkpoint costs 700 at most
+    COPY = pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.DUP
+
+    def read(self, size):
+        self.last = super().read(size)
+        self.left -= 60 if self.last in self.COPY else 1
+        if self.left < 0:
+            raise pickle.UnpicklingError("too many opcodes")
+        return self.last
+
+    def readline(self):
+        return super().readline(-1 if self.last in (pickle.STRING, pickle.UNICODE) else 99)
+
 
 class SafeUnpickler(pickle._Unpickler):
     """The standard library's unpickler in Python, for a pickle that may be hostile."""
@@ -77,27 +99,15 @@ class SafeUnpickler(pickle._Unpickler):
         "_codecs.encode",  # makes bytes of text; protocols 0 to 2 of Python 3
     }
 
-    class Fuse(dict):
-        """Opcodes: an honest checkpoint has 100 or so. This stops the bombs of a million."""
-
-        left, last = 1000, 0
-
-        def __getitem__(self, opcode):
-            self.left, self.last = self.left - 1, opcode
-            if self.left < 0:
-                raise pickle.UnpicklingError("too many opcodes")
-            return super().__getitem__(opcode)
-
     def __init__(self, file):
         super().__init__(file, encoding="latin-1")  # Python 2 pickled an array's bytes as a string
-        self.dispatch = self.Fuse(pickle._Unpickler.dispatch)
-        self.dispatch[pickle.BYTEARRAY8[0]] = SafeUnpickler.load_bytearray
-        self.dispatch[pickle.FRAME[0]] = lambda self: self.read(8)  # frames only serve speed
-        texts = pickle.STRING[0], pickle.UNICODE[0]  # a number or name of megabytes takes hours
-        self._file_readline = lambda: file.readline(-1 if self.dispatch.last in texts else 99)
-
-    def load_bytearray(self):  # the library's takes the memory that is claimed before it reads
-        self.append(self.read(struct.unpack("<Q", self.read(8))[0]))
+        library = self.dispatch
+        self.dispatch = {
+            **library,
+            pickle.BYTEARRAY8[0]: library[pickle.BINBYTES8[0]],  # its own takes what is claimed
+            pickle.FRAME[0]: lambda self: self.read(8),  # frames only serve speed
+        }
+        del self.dispatch[pickle.LONG4[0]]  # no number has more than 255 bytes
 
     def find_class(self, module, name):
         name = f"{module[:80].replace('numpy._core', 'numpy.core')}.{name[:80]}"
@@ -107,10 +117,9 @@ class SafeUnpickler(pickle._Unpickler):
 
 
 def read_model(found) -> dict:
-    H, D = pong_pg.H, pong_pg.D
-    if not isinstance(found, dict) or found.keys() != {"W1", "W2"}:
-        raise CheckpointError(f"holds {brief(found)}, expected a dict of W1 and W2")
-    return {"W1": read_array("W1", found["W1"], (H, D)), "W2": read_array("W2", found["W2"], (H,))}
+    shapes = {"W1": (pong_pg.H, pong_pg.D), "W2": (pong_pg.H,)}
+    check_keys("model", found, shapes)
+    return {name: read_array(name, found[name], shape) for name, shape in shapes.items()}
 
 
 def read_array(name, array, expected) -> np.ndarray:
@@ -149,14 +158,20 @@ def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
 
 def read_state(found) -> dict:
     """The second pickle of format 1: the state, with the caches as bytes."""
-    state = pong_pg.new_state(0)
-    check_alike("state", found, {**state, "rmsprop_cache": {"W1": b"", "W2": b""}})
+    state, whole, finite = pong_pg.new_state(0), pong_pg.whole, pong_pg.finite
+    check_keys("state", found, state)
+    for name in "hyperparameters", "rmsprop_cache":
+        check_keys(name, found[name], state[name])
+    rules = {"format": whole, "seed": whole, "games": whole, "running_mean": finite}
+    numbers = {**found, **found["hyperparameters"]}
+    for name, rule in {**rules, **pong_pg.HYPERPARAMETERS}.items():
+        kind = type(numbers[name])
+        if kind not in (int, float) or type(rule(numbers[name])) is not kind:
+            raise CheckpointError(f"has {brief(numbers[name])} as {name}, which no run has")
     if found["format"] != 1:
         raise CheckpointError(f"is of format {found['format']}, expected 1")
-    for name in "seed", "games", "running_mean":
-        state[name] = found[name]
-    for name, check in pong_pg.HYPERPARAMETERS.items():
-        state["hyperparameters"][name] = check(found["hyperparameters"][name])
+    state.update({name: found[name] for name in ("seed", "games", "running_mean")})
+    state["hyperparameters"].update(found["hyperparameters"])
     for name, blank in state["rmsprop_cache"].items():
         title = f"the RMSProp cache of {name}"
         cache = read_floats(title, found["rmsprop_cache"][name], blank.shape)
@@ -166,36 +181,20 @@ def read_state(found) -> dict:
     return state
 
 
-def check_alike(name, found, like):
-    """Is `found` of the type of `like`, are its keys and values alike, its numbers possible?"""
-    possible = {
-        dict: lambda: found.keys() == like.keys(),
-        int: lambda: 0 <= found < 2**63,
-        float: lambda: math.isfinite(found),
-        bytes: lambda: True,
-    }[type(like)]
-    if type(found) is not type(like) or not possible():
-        raise CheckpointError(f"has {brief(found)} as {name}, which no run has")
-    if isinstance(like, dict):
-        for key in like:
-            check_alike(key, found[key], like[key])
+def check_keys(name, found, expected):
+    if not isinstance(found, dict) or found.keys() != expected.keys():
+        raise CheckpointError(f"has {brief(found)} as {name}, expected a dict of {list(expected)}")
 
 
 class Brief(reprlib.Repr):
     def repr_bytes(self, x, level):
         return f"{len(x)} bytes"
 
-    def repr_int(self, x, level):
-        return super().repr_int(x, level) if x.bit_length() < 99 else "a huge number"
-
-    def repr_Call(self, x, level):
-        return x.name
-
 
 def brief(value) -> str:
     short = Brief()
     short.maxlevel = 2
-    return short.repr(value).encode("ascii", "backslashreplace").decode()
+    return short.repr(value)
 
 
 def main(argv=None) -> int:
@@ -213,7 +212,8 @@ def main(argv=None) -> int:
         for path in args.ours, f"{args.ours}.tmp":  # which is there while the former is written
             if os.path.lexists(path):
                 raise UsageError(f"{path} is there already, and is left as it is")
-        if is_ours(args.theirs):
+        with contextlib.suppress(CheckpointError):
+            pong_pg.load_checkpoint(args.theirs)
             raise UsageError(f"{args.theirs} is a checkpoint of this version: nothing to import")
         model, state = read_theirs(args.theirs)
         if state and args.seed not in (None, state["seed"]):
@@ -228,14 +228,6 @@ def main(argv=None) -> int:
     print(f"  to continue it: python pong_pg.py --resume --save {args.ours}")
     print(f"  to watch it:    python pong_pg.py --evaluate 1 --render --save {args.ours}")
     return 0
-
-
-def is_ours(path) -> bool:
-    try:
-        pong_pg.load_checkpoint(path)
-    except CheckpointError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

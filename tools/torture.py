@@ -3,7 +3,6 @@
     python tools/torture.py --kills 1000         # SIGKILL while checkpoints are being written
     python tools/torture.py --worker-kills 100   # SIGKILL workers; the result must not change
     python tools/torture.py --signals 100        # SIGINT, SIGTERM and SIGHUP at any moment
-    python tools/torture.py --files              # each hostile file, with its time and memory
     python tools/torture.py --cuts               # a checkpoint of full size, cut at every 4 KiB
     python tools/torture.py --flips 1000         # ... and with one bit flipped somewhere
 
@@ -26,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import test_checkpoint
 import test_faults
-import test_import_model
 from conftest import run_script
 
 import pong_pg
@@ -84,22 +82,6 @@ def signals(count, folder, chance):
         report("signals", ends, f"the slowest took {slowest:.2f} s")
 
 
-def hostile(folder):
-    """Every hostile file, opened by --resume and by the import."""
-    ends, slowest, largest = collections.Counter(), (0, ""), (0, "")
-    with contextlib.closing(test_import_model.Judge(folder)) as judge:
-        for title, make in test_import_model.hostile_files():
-            for tool in (False, True):
-                wrong, verdict = test_import_model.judge_file(judge, make(), tool)
-                ends["WRONG" if wrong else "one line and status 2"] += 1
-                if wrong:
-                    print(f"\n{title}: {wrong}")
-                slowest = max(slowest, (verdict.seconds, title))
-                largest = max(largest, (verdict.memory / 1e6, title))
-                figures = "at most {:.2f} s ({}), {:.0f} MB ({})".format(*slowest, *largest)
-                report("hostile files", ends, figures)
-
-
 def damage(folder, offsets, kind, change):
     """A checkpoint of full size that is damaged at each of `offsets`: each must be refused."""
     flags = "--seed 3 --episodes 1 --batch-size 1"
@@ -131,8 +113,7 @@ def main():
     )
     for flag in "--kills", "--worker-kills", "--signals", "--flips":
         parser.add_argument(flag, type=int, metavar="N", default=0)
-    for flag in "--files", "--cuts":
-        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--cuts", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
     chance = random.Random(args.seed)
@@ -144,9 +125,6 @@ def main():
             worker_kills(args.worker_kills, folder, chance)
         if args.signals:
             signals(args.signals, folder, chance)
-        if args.files:
-            (folder / "judge").mkdir()
-            hostile(folder / "judge")
         if args.cuts:
             damage(folder, lambda size: range(0, size, 4096), "cuts", lambda data, n: data[:n])
         if args.flips:
