@@ -544,9 +544,11 @@ def save_checkpoint(path, model: dict, state: dict):
 
 def load_checkpoint(path):
     """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path} is not {'a file' if os.path.exists(path) else 'there'}")
     blank, places, json_at = layout()
-    wrong = "is not a checkpoint of this version; another script's is imported by: python tools/"
-    wrong += f"import_model.py {path} new.p"
+    wrong = "is not a checkpoint of this version. Another script's or an older one's is imported by"
+    wrong += f": python tools/import_model.py {path} new.p"
     try:
         with open(path, "rb") as file:
             data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size

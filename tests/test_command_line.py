@@ -102,8 +102,8 @@ def test_values_that_make_no_sense_are_refused_with_the_reason(flags, capsys):
         ("--save .", ["cannot be written"]),
         ("--log .", ["cannot be written"]),
         ("--log save.p", ["same file"]),
-        ("--resume", ["save.p", "No such file"]),
-        ("--evaluate 2", ["save.p", "No such file"]),
+        ("--resume", ["save.p", "is not there"]),
+        ("--evaluate 2", ["save.p", "is not there"]),
         ("--resume --save other.p", ["other.p"]),
     ],
 )

@@ -93,12 +93,13 @@ STUB_029 = ("gymnasium", "0.29.1", "")
 
 
 MISSING = {  # what is not there, what is there instead, what the line says
-    "numpy": (["numpy"], [], ["numpy is missing"]),
-    "gym": (["gym", "gymnasium"], [], ["gymnasium 1 with ale-py is needed"]),
-    "all": (["gym", "gymnasium", "ale_py"], [], ["gymnasium 1 with ale-py is needed"]),
-    "ale-py": (["ale_py"], [], ["ale-py is needed"]),
-    "gym 0.21": (["gym", "gymnasium"], [STUB_026], ["gym 0.26.2", "gym 0.21 with ale-py 0.7"]),
-    "gymnasium 1": (["gym", "gymnasium"], [STUB_029], ["gymnasium 0.29.1", "gymnasium 1"]),
+    "numpy": (["numpy"], [], ["No module named 'numpy'"]),
+    "tqdm": (["tqdm"], [], ["No module named 'tqdm'"]),
+    "gym": (["gym", "gymnasium"], [], ["No module named 'gymnasium'", "gymnasium 1 or gym 0.21"]),
+    "all": (["gym", "gymnasium", "ale_py"], [], ["No module named 'gymnasium'"]),
+    "ale-py": (["ale_py"], [], ["No module named "]),
+    "gym 0.21": (["gym", "gymnasium"], [STUB_026], ["gym 0.26.2", "gymnasium 1 or gym 0.21"]),
+    "gymnasium 1": (["gym", "gymnasium"], [STUB_029], ["gymnasium 0.29.1", "gymnasium 1 or"]),
     "either": (["gym", "gymnasium"], [STUB_026, STUB_029], ["gym"]),
 }
 
