@@ -527,6 +527,8 @@ def versions() -> str:
 # Nothing that was saved is lost, and nothing that is read is run: a file is accepted only if it is,
 # byte for byte, what `save_checkpoint` would write for what was read from it.
 
+LOG_HEADER = "episode,reward,running_mean,steps,seconds\n"
+
 
 def new_state(seed: int) -> dict:
     """The state of a run of no games yet, with the hyperparameters at the top of the script."""
@@ -643,9 +645,6 @@ def free_name(path) -> str:
     return next(f"{path}.{n}" for n in range(1, 10**9) if not os.path.lexists(f"{path}.{n}"))
 
 
-LOG_HEADER = "episode,reward,running_mean,steps,seconds\n"
-
-
 def write_log(path, rows, seconds, fresh):
     """Adds rows, which lack the seconds. A fresh run keeps the log that it finds."""
     if fresh:
@@ -681,21 +680,18 @@ def number(low, high, text):
     with contextlib.suppress(ValueError):
         if low <= type(low)(text) <= high:
             return type(low)(text)
-    kind = "a whole number" if type(low) is int else "a number"
-    raise UsageError(f"{text!r:.60} is not {kind} from {low} to {high}")
+    whole = "whole " if type(low) is int else ""
+    raise UsageError(f"{text!r:.60} is not a {whole}number from {low} to {high}")
 
 
-def between(low, high):
-    return functools.partial(number, low, high)
-
-
-natural, whole = between(1, 2**31 - 1), between(0, 2**63 - 1)
-finite = between(-sys.float_info.max, sys.float_info.max)
+natural = functools.partial(number, 1, 2**31 - 1)
+whole = functools.partial(number, 0, 2**63 - 1)
+finite = functools.partial(number, -sys.float_info.max, sys.float_info.max)
 HYPERPARAMETERS = {
     "batch_size": natural,
-    "learning_rate": between(sys.float_info.min, sys.float_info.max),
-    "gamma": between(0.0, 1.0),
-    "decay_rate": between(0.0, 1 - sys.float_info.epsilon),
+    "learning_rate": functools.partial(number, sys.float_info.min, sys.float_info.max),
+    "gamma": functools.partial(number, 0.0, 1.0),
+    "decay_rate": functools.partial(number, 0.0, 1 - sys.float_info.epsilon),
 }
 
 
