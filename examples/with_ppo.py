@@ -1,8 +1,7 @@
 """Another algorithm on the same pixels: Proximal Policy Optimization, in PyTorch.
 
     python examples/with_ppo.py --seed 1 --log ppo.csv          # train, until Ctrl-C
-    python pong_pg.py --evaluate 100 --save ppo.p               # how good is it?
-    python pong_pg.py --evaluate 1 --render --save ppo.p        # watch it
+    python pong_pg.py --evaluate 100 --save ppo.p               # how good is it? --render shows it
 
 Schulman et al., "Proximal Policy Optimization Algorithms" (2017): PPO in the form that clips. The
 emulator and its chance, the input, the 200 hidden units and how an action is chosen are those of
@@ -29,12 +28,11 @@ from with_torch import F, Policy, count_game, pong_pg, run, to_numpy, torch
 
 EMULATORS = 8  # that play at the same time
 STEPS = 512  # that each plays from one update to the next
-EPOCHS = 4  # times that an update learns from a step
-MINIBATCH = 1024  # steps
+EPOCHS, MINIBATCH = 4, 1024  # an update takes each step four times, 1024 steps at once
 CLIP = 0.2  # where the ratio of new to old probability stops to pay: at 1 - CLIP and 1 + CLIP
 LAMBDA = 0.95  # of generalised advantage estimation
-LEARNING_RATE = 1e-3  # of Adam
-VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01  # in the loss
+LEARNING_RATE, SETTLE = 1e-3, 50  # Adam's rate falls with 1 / sqrt(1 + updates / SETTLE)
+VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.02  # in the loss
 LARGEST_GRADIENT = 0.5  # its norm; a longer one is shortened
 
 
@@ -101,9 +99,9 @@ def update(network, optimiser, inputs, ups, rewards, ends, rng):
         advantage = advantages(rewards, values, ends)
         returns = (advantage + values[:-1]).flatten()
         advantage = ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).flatten()
-    ups, T = ups.flatten(), ups.numel()
+    ups, steps = ups.flatten(), ups.numel()
     for _ in range(EPOCHS):
-        for some in np.split(rng.permutation(T), range(MINIBATCH, T, MINIBATCH)):
+        for some in np.split(rng.permutation(steps), range(MINIBATCH, steps, MINIBATCH)):
             logits, values = network(x[some])
             log_p = log_probability(logits, ups[some])
             gain = clipped_objective(log_p, old_log_p[some], advantage[some])
@@ -207,6 +205,7 @@ def train(args):
     print(f"training from scratch, seed {seed}")
     network = ActorCritic(pong_pg.init_model(np.random.default_rng(seed)))
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, eps=1e-5, fused=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: (1 + n / SETTLE) ** -0.5)
     players, rng = Players(min(args.workers, EMULATORS), seed), np.random.default_rng([seed, 0, 2])
     model = to_numpy([network.W1T, network.W2])
 
@@ -222,6 +221,7 @@ def train(args):
         while args.episodes is None or state["games"] < args.episodes:
             *steps, games = players.play(model)
             update(network, optimiser, *steps, rng)
+            rate.step()
             model, rows = to_numpy([network.W1T, network.W2]), []
             for number, rewards in enumerate(games, state["games"]):
                 count_game(state, rewards)
