@@ -31,8 +31,8 @@ STEPS = 512  # that each plays from one update to the next
 EPOCHS, MINIBATCH = 4, 1024  # an update takes each step four times, 1024 steps at once
 CLIP = 0.2  # where the ratio of new to old probability stops to pay: at 1 - CLIP and 1 + CLIP
 LAMBDA = 0.95  # of generalised advantage estimation
-LEARNING_RATE, SETTLE = 1e-3, 50  # Adam's rate falls with 1 / sqrt(1 + updates / SETTLE)
-VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.02  # in the loss
+LEARNING_RATE, SETTLE = 1e-3, 200  # Adam's rate falls with 1 / sqrt(1 + updates / SETTLE)
+VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01  # in the loss
 LARGEST_GRADIENT = 0.5  # its norm; a longer one is shortened
 
 
@@ -98,7 +98,7 @@ def update(network, optimiser, inputs, ups, rewards, ends, rng):
         old_log_p = log_probability(logits[:-1], ups).flatten()
         advantage = advantages(rewards, values, ends)
         returns = (advantage + values[:-1]).flatten()
-        advantage = ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).flatten()
+        advantage = advantage.flatten()  # standardised, it would be noise as long as all is lost
     ups, steps = ups.flatten(), ups.numel()
     for _ in range(EPOCHS):
         for some in np.split(rng.permutation(steps), range(MINIBATCH, steps, MINIBATCH)):
