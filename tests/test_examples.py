@@ -354,7 +354,7 @@ def test_ctrl_c_saves_what_was_learnt(name, tmp_path):
             if ends == 2:
                 break
         os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the workers as well
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, "")
     assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] >= 1
     assert not list(tmp_path.glob("*.tmp"))
