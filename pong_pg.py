@@ -16,10 +16,12 @@ which data flows, from the environment to training. Behind that stands the machi
 """
 
 import signal
+from multiprocessing import connection, resource_tracker
 
 STOP_SIGNALS = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM") or s.name == "SIGHUP"
                 and signal.getsignal(s) != signal.SIG_IGN}  # which nohup has ignored  # fmt: skip
 if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
+    resource_tracker.ensure_running()  # multiprocessing's: as it starts it lets signals through
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `raise_signal`
 
 import argparse
@@ -36,8 +38,6 @@ import secrets
 import sys
 import threading
 import time
-import warnings
-from multiprocessing import connection, resource_tracker
 
 try:
     import numpy as np
@@ -70,7 +70,7 @@ class CheckpointError(ValueError):
     """A checkpoint or a log cannot be used; the message says what was expected and found."""
 
 
-# ---- environment --------------------------------------------------------------------------------
+# ---- environment and preprocessing --------------------------------------------------------------
 
 
 class Pong:
@@ -112,11 +112,7 @@ class Pong:
         return self.rgb
 
     def prepro(self) -> np.ndarray:
-        """The same as `prepro(self.frame())`, but faster.
-
-        The emulator has the numbers of colours at hand, and works out their red, green and blue:
-        `prepro` itself only has to see the frames that show a new colour.
-        """
+        """`prepro(self.frame())`, but faster: it only has to see the frames with a new colour."""
         self.ale.getScreen(self.screen)
         colours = self.screen[FIELD].ravel().tobytes()  # alone, tobytes would be slow
         pixels = colours.translate(self.pixels)
@@ -125,9 +121,6 @@ class Pong:
             for colour, pixel in zip(colours, pixels):
                 self.pixels[colour] = pixel
         return np.frombuffer(pixels, np.int8)
-
-
-# ---- preprocessing ------------------------------------------------------------------------------
 
 
 def prepro(frame: np.ndarray) -> np.ndarray:
@@ -341,10 +334,8 @@ def train(args):
                 fresh = False
                 if state["games"] // save_every > saved // save_every:
                     save()
-            save()
-        except (KeyboardInterrupt, OSError):
+        finally:
             save()  # what is there since the last whole batch
-            raise
 
 
 def evaluate(args):
@@ -500,14 +491,13 @@ def make_pong(**options):
     found = versions()
     old = "gym 0.21." in found and "ale-py 0.7." in found
     try:
-        with warnings.catch_warnings():
-            gym = importlib.import_module("gym" if old else "gymnasium")
-            ale_py = importlib.import_module("ale_py")
-            warnings.simplefilter("ignore")  # they say that Pong-v0 is old
-            ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-            if not old:
-                gym.register_envs(ale_py)
-            return gym.make("Pong-v0", **options).unwrapped
+        gym = importlib.import_module("gym" if old else "gymnasium")
+        ale_py = importlib.import_module("ale_py")
+        gym.logger.MIN_LEVEL = gym.logger.min_level = 40  # errors: not, that Pong-v0 is old
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        if not old:
+            gym.register_envs(ale_py)
+        return gym.make("Pong-v0", **options).unwrapped
     except Exception as error:
         why = f"{error}".partition("\n")[0] + f" (found: {found})"
         how = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21 with ale-py"
@@ -548,16 +538,17 @@ def load_checkpoint(path):
     """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
     if not os.path.isfile(path):
         raise CheckpointError(f"{path} is not {'a file' if os.path.exists(path) else 'there'}")
-    blank, places, json_at = layout()
+    blank, layout = make_layout()
     wrong = "is not a checkpoint of this version. Another script's or an older one's is imported by"
     wrong += f": python tools/import_model.py {path} new.p"
     try:
         with open(path, "rb") as file:
-            data, size = file.read(json_at + 4096), os.fstat(file.fileno()).st_size
-        alike, fits = data.startswith(blank[: places[0]]), json_at < size < json_at + 4096
+            data, size = file.read(layout.itemsize + 4096), os.fstat(file.fileno()).st_size
+        alike = data.startswith(blank[: layout.fields["W1"][1]])
+        fits = 0 < size - layout.itemsize < 4096
         sound = data[-32:] == hashlib.sha256(data[:-32]).digest()
         if fits and sound:
-            return decode(data, places, json_at)
+            return decode(data, layout)
         units, more = divmod(size, 16 * (D + 1))
         if not sound and (fits or alike and size != len(blank)):  # which is the model alone
             wrong = "is damaged: its checksum does not match"
@@ -586,20 +577,20 @@ def pickled(model) -> bytes:
     return pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
 
 
-def layout():
-    """A blank model, pickled; where W1, W2 and their caches stand in a file; where JSON does."""
+def make_layout():
+    """A blank model, pickled; where W1, W2 and their caches stand in a checkpoint before JSON."""
     blank = pickled({"W1": np.full((H, D), np.pi), "W2": np.full(H, np.e)})
     places = [blank.index(np.array(x, "<f8").tobytes()) for x in (np.pi, np.e)]
-    return blank, [*places, len(blank), len(blank) + 8 * H * D], len(blank) + 8 * H * (D + 1)
+    offsets = [*places, len(blank), len(blank) + 8 * H * D]
+    names, formats = ["W1", "W2", "cache W1", "cache W2"], [("<f8", (H, D)), ("<f8", (H,))] * 2
+    return blank, np.dtype({"names": names, "formats": formats, "offsets": offsets})
 
 
-def decode(data, places, json_at):
+def decode(data, layout):
     """(model, state). Whatever this takes for granted shows when they are encoded again."""
-    W1, W2, *caches = arrays = [
-        np.frombuffer(data, "<f8", np.prod(shape), place).reshape(shape).astype(float, order="F")
-        for place, shape in zip(places, [(H, D), (H,)] * 2)
-    ]
-    found = json.loads(data[json_at:-32])
+    record = np.frombuffer(data, layout, 1)[0]
+    W1, W2, *caches = arrays = [record[name].astype(float, order="F") for name in layout.names]
+    found = json.loads(data[layout.itemsize : -32])
     model, state = {"W1": W1, "W2": W2}, new_state(whole(found["seed"]))
     state["games"], state["running_mean"] = whole(found["games"]), finite(found["running_mean"])
     state["rmsprop_cache"] = {"W1": caches[0], "W2": caches[1]}
@@ -738,9 +729,6 @@ def main(argv=None) -> int:
     sys.stdout.reconfigure(line_buffering=True)
     try:
         raise_signal()
-        if hasattr(signal, "pthread_sigmask"):
-            resource_tracker.ensure_running()  # it lets signals through as it starts: not later, so
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         (evaluate if args.evaluate else train)(args)
         return 0
     except KeyboardInterrupt as stop:
