@@ -89,7 +89,6 @@ class Pong:
         actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
         self.buttons = [action.value for action in actions]
         self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
-        self.rgb = np.empty((210, 160, 3), np.uint8)
         self.pixels = bytearray([UNKNOWN] * 256)  # what `prepro` makes of each colour
 
     def reset(self):
@@ -106,18 +105,13 @@ class Pong:
             reward += self.ale.act(self.carried_out)
         return reward, self.ale.game_over()
 
-    def frame(self) -> np.ndarray:
-        """The screen, (210, 160, 3) uint8, in memory that is used again for every frame."""
-        self.ale.getScreenRGB(self.rgb)
-        return self.rgb
-
     def prepro(self) -> np.ndarray:
-        """`prepro(self.frame())`, but faster: it only has to see the frames with a new colour."""
+        """What `prepro` makes of the screen; it only has to see the screens with a new colour."""
         self.ale.getScreen(self.screen)
         colours = self.screen[FIELD].ravel().tobytes()  # alone, tobytes would be slow
         pixels = colours.translate(self.pixels)
         if UNKNOWN in pixels:
-            pixels = prepro(self.frame()).tobytes()
+            pixels = prepro(self.ale.getScreenRGB()).tobytes()
             for colour, pixel in zip(colours, pixels):
                 self.pixels[colour] = pixel
         return np.frombuffer(pixels, np.int8)
@@ -550,9 +544,9 @@ def load_checkpoint(path):
         if fits and sound:
             return decode(data, layout)
         units, more = divmod(size, 16 * (D + 1))
-        if not sound and (fits or alike and size != len(blank)):  # which is the model alone
+        if not sound and (fits or alike and size != layout.fields["caches"][1]):
             wrong = "is damaged: its checksum does not match"
-        elif data[:40] == blank[:40] and len(blank) % (8 * (D + 1)) + 150 < more < 4096:
+        elif data[:40] == blank[:40] and len(blank) % (16 * (D + 1)) + 100 < more < 4096:
             wrong = f"has the size of {units} hidden units, and H is {H}"
     except OSError as error:
         wrong = f"cannot be read: {error.strerror}"
@@ -566,23 +560,21 @@ def load_checkpoint(path):
 def encode(model, state) -> bytes:
     """A pickle of the model, for any other Pong from Pixels script; the RMSProp caches, as little-
     endian float64; the rest of the state, as a line of JSON; the SHA-256 of all that."""
+    plain = {name: np.array(model[name], "<f8", order="C") for name in ("W1", "W2")}
+    pickled = pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
     caches = [state["rmsprop_cache"][name].astype("<f8").tobytes() for name in ("W1", "W2")]
     rest = {name: value for name, value in state.items() if name != "rmsprop_cache"}
-    data = b"".join([pickled(model), *caches, json.dumps(rest).encode() + b"\n"])
+    data = b"".join([pickled, *caches, json.dumps(rest).encode() + b"\n"])
     return data + hashlib.sha256(data).digest()
 
 
-def pickled(model) -> bytes:
-    plain = {name: np.array(model[name], "<f8", order="C") for name in ("W1", "W2")}
-    return pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
-
-
 def make_layout():
-    """A blank model, pickled; where W1, W2 and their caches stand in a checkpoint before JSON."""
-    blank = pickled({"W1": np.full((H, D), np.pi), "W2": np.full(H, np.e)})
-    places = [blank.index(np.array(x, "<f8").tobytes()) for x in (np.pi, np.e)]
-    offsets = [*places, len(blank), len(blank) + 8 * H * D]
-    names, formats = ["W1", "W2", "cache W1", "cache W2"], [("<f8", (H, D)), ("<f8", (H,))] * 2
+    """A blank checkpoint, and where the four arrays stand in one, before the JSON."""
+    shapes, marks = [(H, D), (H,)] * 2, np.array([np.pi, np.e, 1 / 3, 1 / 7], "<f8")
+    W1, W2, *caches = [np.full(shape, mark) for shape, mark in zip(shapes, marks)]
+    blank = encode({"W1": W1, "W2": W2}, {"rmsprop_cache": {"W1": caches[0], "W2": caches[1]}})
+    names, formats = ["W1", "W2", "caches", "cache W2"], [("<f8", shape) for shape in shapes]
+    offsets = [blank.index(mark.tobytes()) for mark in marks]
     return blank, np.dtype({"names": names, "formats": formats, "offsets": offsets})
 
 

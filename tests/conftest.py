@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def short_run(tmp_path_factory):
 def make_model(h, d):
     """A model whose bits are the same on every machine: division is exact by definition."""
     return {"W1": (np.arange(h * d) / 7 - 0.25).reshape(h, d), "W2": np.arange(h) / 7 - 0.25}
+
+
+def pickled_model(model):
+    """The first part of a checkpoint, as numpy 1.24 pickles it."""
+    arrays = {name: np.ascontiguousarray(model[name], "<f8") for name in ("W1", "W2")}
+    return pickle.dumps(arrays, 3).replace(b"numpy._core", b"numpy.core", 1)
 
 
 @pytest.fixture

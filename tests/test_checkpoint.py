@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import make_model
+from conftest import make_model, pickled_model
 
 import pong_pg
 
@@ -197,7 +197,7 @@ def test_arrays_that_no_run_can_have_are_refused(small, place, value):
     if place < 8:
         array, at = (model["W1"], divmod(place, 3)) if place < 6 else (model["W2"], place - 6)
         array[at] = value
-        pickled = pong_pg.pickled(model)
+        pickled = pickled_model(model)
     else:
         at = 8 * (place - 8)
         caches = caches[:at] + struct.pack("<d", value) + caches[at + 8 :]
@@ -304,7 +304,7 @@ def test_a_file_that_is_foreign_is_told_from_one_that_is_damaged(shrink, tmp_pat
     """Foreign: with the command that imports it."""
     path, model = tmp_path / "save.p", make_model(2, 6400)
     pong_pg.save_checkpoint(path, *shrink(2, 6400))
-    data, pickled = path.read_bytes(), pong_pg.pickled(model)
+    data, pickled = path.read_bytes(), pickled_model(model)
     for foreign in (
         pickled,
         pickle.dumps(model, 2),

@@ -205,11 +205,11 @@ class Recorder(pong_pg.Pong):
 
     def reset(self):
         super().reset()
-        self.kept = [(self.frame().copy(), self.ale.getEpisodeFrameNumber())]
+        self.kept = [(self.ale.getScreenRGB(), self.ale.getEpisodeFrameNumber())]
 
     def step(self, action, rng):
         result = super().step(action, rng)
-        self.kept.append((self.frame().copy(), self.ale.getEpisodeFrameNumber()))
+        self.kept.append((self.ale.getScreenRGB(), self.ale.getEpisodeFrameNumber()))
         return result
 
 

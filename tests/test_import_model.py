@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_model
+from conftest import ROOT, make_model, pickled_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import bits, signed, write
@@ -48,14 +48,14 @@ def format_1(model, state):
     """A checkpoint of the first version: two pickles and a checksum."""
     caches = {name: c.astype("<f8").tobytes() for name, c in state["rmsprop_cache"].items()}
     second = pickle.dumps({**state, "format": 1, "rmsprop_cache": caches}, 3)
-    return signed(pong_pg.pickled(model) + second)
+    return signed(pickled_model(model) + second)
 
 
 @pytest.fixture
 def old(shrink, tmp_path):
     """A file of format 1 of a network of 2 x 3, where its second pickle begins, and a path."""
     model, state = shrink(2, 3)
-    return format_1(model, state), len(pong_pg.pickled(model)), tmp_path / "save.p"
+    return format_1(model, state), len(pickled_model(model)), tmp_path / "save.p"
 
 
 # ---- the command --------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_the_run_equals_the_textbook_loop(short_run):
             xs, hs, dlogps, rewards, previous, done = [], [], [], [], None, False
             pong.reset()
             while not done:
-                image = pong.frame()[35:195:2, ::2, 0].astype(float).ravel()
+                image = pong.ale.getScreenRGB()[35:195:2, ::2, 0].astype(float).ravel()
                 current = ((image != 144) & (image != 109) & (image != 0)).astype(float)
                 x = current * 0 if previous is None else current - previous
                 p, h = dense_forward(model, x)

@@ -253,7 +253,7 @@ class FilmedPong(pong_pg.Pong):
     def keep(self):
         before, self.now = self.now, self.prepro()
         if self.steps >= self.first:
-            codes = self.frame() @ np.array([1 << 16, 1 << 8, 1])
+            codes = self.ale.getScreenRGB() @ np.array([1 << 16, 1 << 8, 1])
             found = np.unique(codes).tolist()
             self.colours += [code for code in found if code not in self.colours]
             numbers = np.array([self.colours.index(code) for code in found], np.uint8)
