@@ -86,8 +86,7 @@ class Pong:
         """Opens the emulator, with a window if `show`. Raises UsageError where it cannot."""
         options = {"render_mode": "human"} if show else {}
         self.ale = make_pong(frameskip=1, repeat_action_probability=0.0, **options).ale
-        actions = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, which is up
-        self.buttons = [action.value for action in actions]
+        self.buttons = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, or up
         self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
         self.pixels = bytearray([UNKNOWN] * 256)  # what `prepro` makes of each colour
 
@@ -315,10 +314,7 @@ def train(args):
                     total = sum(game.points, 0.0)
                     running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
                     rows.append(f"{number},{total},{running_mean},{game.steps}")
-                    lines = [point_line(number, r) for r in game.points if not args.render]
-                    text = f"episode reward total was {total:f}. running mean: {running_mean:f}"
-                    lines.append(f"resetting env. {text}")
-                    report(bar, game.steps, lines, f"running mean {running_mean:.2f}")
+                    report(bar, number, game, running_mean, args.render)
                 rmsprop_update(model, grad_buffer, state["rmsprop_cache"], *rates)
                 state["games"], state["running_mean"] = number + 1, running_mean
                 if fresh:  # what it finds is touched only when there is something to take its place
@@ -335,17 +331,15 @@ def train(args):
 def evaluate(args):
     """Plays `args.evaluate` games with the checkpoint's policy frozen, and sums them up."""
     model, _ = load_checkpoint(args.save)
-    seed, totals = args.seed, []
-    if seed is None:
-        seed = secrets.randbits(32)
-        print(f"evaluating {args.save}, seed {seed}")
+    seed, totals = secrets.randbits(32) if args.seed is None else args.seed, []
+    print(f"evaluating {args.save}, seed {seed}")
     seeds = [(seed, k, 1) for k in range(args.evaluate)]
-    bar = tqdm(total=len(seeds), unit="game", disable=not args.quiet)
-    with contextlib.closing(open_player(args, len(seeds))) as player, bar:
-        for k, game in enumerate(player.play(model, seeds)):
+    with contextlib.closing(open_player(args, len(seeds))) as player:
+        games = player.play(model, seeds)
+        for game in tqdm(games, total=len(seeds), unit="game", disable=not args.quiet):
             totals.append(sum(game.points))
-            line = f"game {k}: {totals[-1]:+.0f} in {game.steps} steps"
-            report(bar, game.steps, [line], f"mean {np.mean(totals):+.2f}")
+            if not args.quiet:
+                print(f"game {len(totals) - 1}: {totals[-1]:+.0f} in {game.steps} steps")
     won, mean, std = sum(total > 0 for total in totals), np.mean(totals), np.std(totals)
     print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
 
@@ -383,13 +377,15 @@ def start_run(args):
 describe = "{games} games, running mean {running_mean:.2f}, seed {seed}".format_map
 
 
-def report(bar, steps, lines, status):
-    """Prints the lines of a game or, with --quiet, has the bar show the status."""
+def report(bar, number, game, running_mean, live):
+    """Prints a game's lines, without its points if it was `live`. With --quiet the bar tells."""
     if bar.disable:
-        return print("\n".join(lines))
-    bar.steps = getattr(bar, "steps", 0) + steps
+        lines = [point_line(number, reward) for reward in game.points if not live]
+        text = f"episode reward total was {sum(game.points):f}. running mean: {running_mean:f}"
+        return print(*lines, f"resetting env. {text}", sep="\n")
+    bar.steps = getattr(bar, "steps", 0) + game.steps
     rate = bar.steps / bar.format_dict["elapsed"]
-    bar.set_postfix_str(f"{status}, {rate:.0f} steps/s", refresh=False)
+    bar.set_postfix_str(f"running mean {running_mean:.2f}, {rate:.0f} steps/s", refresh=False)
     return bar.update()
 
 
@@ -607,10 +603,6 @@ def write_atomically(path, data: bytes):
         with contextlib.suppress(OSError):
             os.remove(path + ".tmp")
         raise OSError(f"{path} cannot be written, and is as it was: {error}") from None
-    if os.name == "posix":  # has the rename last through a power failure
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def keep(path):

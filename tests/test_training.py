@@ -196,10 +196,10 @@ def test_evaluation_is_the_same_for_any_number_of_workers(short_run):
         run_script("--evaluate", 3, "--seed", 8, "--workers", n, cwd=short_run).stdout.splitlines()
         for n in (1, 2)
     ]
-    assert lines[0] == lines[1] and len(lines[0]) == 4
+    assert lines[0] == lines[1] and len(lines[0]) == 5
     pattern = r"evaluation: games=3 won=(\d+) mean=([+-]\d+\.\d\d) std=(\d+\.\d\d)"
     won, mean, std = re.fullmatch(pattern, lines[0][-1]).groups()
-    totals = [int(re.match(r"game \d: ([+-]\d+) in \d+ steps", line)[1]) for line in lines[0][:3]]
+    totals = [int(re.match(r"game \d: ([+-]\d+) in \d+ steps", line)[1]) for line in lines[0][1:4]]
     assert int(won) == sum(total > 0 for total in totals)
     assert float(mean) == pytest.approx(np.mean(totals), abs=0.005)
     assert float(std) == pytest.approx(np.std(totals), abs=0.005)
@@ -209,7 +209,7 @@ def test_evaluation_is_the_same_for_any_number_of_workers(short_run):
 def test_evaluation_games_are_those_of_the_evaluation_rule(short_run):
     model, _ = pong_pg.load_checkpoint(short_run / "save.p")
     pong = pong_pg.Pong()
-    line = run_script("--evaluate", 1, "--seed", 8, cwd=short_run).stdout.splitlines()[0]
+    line = run_script("--evaluate", 1, "--seed", 8, cwd=short_run).stdout.splitlines()[1]
     played = pong_pg.play_game(pong, model, np.random.default_rng([8, 0, 1]))
     assert line == f"game 0: {sum(played[-1]):+.0f} in {len(played[-1])} steps"
 
