@@ -84,10 +84,10 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     shutil.copy(agent / "save.p", tmp_path / "save.p.1")
     (tmp_path / "save.p").write_bytes(b"my own")
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as run:
-        assert run.stdout.readline() == b"save.p.1 plays\n"
-        assert run.stdout.readline().startswith(b"ep 0: game finished, reward: ")
+        lines = [run.stdout.readline() for _ in range(3)]
         run.send_signal(signal.SIGINT)
-    assert run.returncode == 130
+    assert lines[:2] == [b"save.p.1 plays\n", b"evaluating save.p.1, seed 101\n"]
+    assert lines[2].startswith(b"ep 0: game finished, reward: ") and run.returncode == 130
 
 
 def test_readmes_commands_work_in_one_folder_in_any_order(tmp_path):
