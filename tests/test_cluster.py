@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT, SCRIPT, run_script
@@ -141,11 +142,16 @@ def test_a_worker_that_cannot_play_is_named(own, tmp_path):
     one_line(done.stderr, "tcp://127.0.0.1:", "here", "pip install -r requirements.txt")
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x", "no.such.host.invalid:1"])
-def test_an_address_without_a_scheduler_is_refused(address, tmp_path):
-    done = run_script(*RUN, "--cluster", address, cwd=tmp_path)
-    assert done.returncode == 2 and not list(tmp_path.iterdir())
-    one_line(done.stderr, "no Dask scheduler", address)
+def test_an_address_without_a_scheduler_is_refused(tmp_path):
+    addresses = ["tcp://127.0.0.1:9", "nonsense://x", "no.such.host.invalid:1"]
+
+    def refused(address):
+        done = run_script(*RUN, "--cluster", address, cwd=tmp_path)
+        assert done.returncode == 2 and not list(tmp_path.iterdir())
+        one_line(done.stderr, "no Dask scheduler", address)
+
+    with ThreadPoolExecutor() as pool:  # Dask tries for some seconds
+        list(pool.map(refused, addresses))
 
 
 def test_what_is_missing_or_does_not_go_together_is_said(tmp_path):
