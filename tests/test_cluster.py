@@ -164,8 +164,7 @@ def test_what_is_missing_or_does_not_go_together_is_said(tmp_path):
     one_line(done.stderr, "--render", "--cluster")
 
 
-@pytest.mark.parametrize("group", [False, True])
-@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("local, group", [(False, False), (True, True)])
 def test_a_signal_ends_it_and_leaves_nothing_running(dask, tmp_path, local, group):
     address = "local" if local else dask.address
     flags = [*RUN, "--cluster", address, "--workers", 2]
