@@ -374,9 +374,6 @@ def start_run(args):
     return model, state
 
 
-describe = "{games} games, running mean {running_mean:.2f}, seed {seed}".format_map
-
-
 def report(bar, number, game, running_mean, live):
     """Prints a game's lines, without its points if it was `live`. With --quiet the bar tells."""
     if bar.disable:
@@ -508,6 +505,7 @@ def versions() -> str:
 # byte for byte, what `save_checkpoint` would write for what was read from it.
 
 LOG_HEADER = "episode,reward,running_mean,steps,seconds\n"
+describe = "{games} games, running mean {running_mean:.2f}, seed {seed}".format_map
 
 
 def new_state(seed: int) -> dict:
