@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, SCRIPT, run_script
 
@@ -163,6 +164,26 @@ def test_render_shows_the_game_and_changes_nothing_else(short_run, tmp_path):
     assert shown[1].startswith("ep 0: game finished, reward: ")
 
 
+@pytest.mark.parametrize("flags, points", [([], 2), (["--render"], 0)])
+def test_points_that_were_shown_live_are_not_printed_again(
+    flags, points, tmp_path, monkeypatch, capsys
+):
+    class Player:
+        def play(self, model, seeds, gamma):
+            gradient = np.array([0]), np.zeros((1, pong_pg.H)), np.zeros(pong_pg.H)
+            return [pong_pg.Game([-1.0], 9, gradient) for _ in seeds]
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(pong_pg, "open_player", lambda args, games: Player())
+    monkeypatch.chdir(tmp_path)
+    pong_pg.train(pong_pg.parse_arguments([*"--episodes 2 --batch-size 2".split(), *flags]))
+    out = capsys.readouterr().out
+    assert out.count(": game finished, reward: -1.0") == points
+    assert out.count("resetting env. episode reward total was -1.000000. running mean: -1.0") == 2
+
+
 def test_quiet_is_a_bar_on_standard_error(short_run, tmp_path):
     flags = "--quiet --episodes 2 --batch-size 2 --seed 3 --learning-rate 1e-3".split()
     done = run_script(*flags, cwd=tmp_path)
@@ -171,6 +192,7 @@ def test_quiet_is_a_bar_on_standard_error(short_run, tmp_path):
     assert re.search(r"2/2 .*running mean -\d+\.\d\d, \d+ steps/s", done.stderr), done.stderr
     done = run_script("--evaluate", 1, "--quiet", cwd=short_run)
     assert "evaluation: games=1" in done.stdout and "1/1" in done.stderr
+    assert "game 0" not in done.stdout
 
 
 def test_save_every_rounds_up_to_whole_batches(short_run, tmp_path):

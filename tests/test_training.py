@@ -209,9 +209,10 @@ def test_evaluation_is_the_same_for_any_number_of_workers(short_run):
 def test_evaluation_games_are_those_of_the_evaluation_rule(short_run):
     model, _ = pong_pg.load_checkpoint(short_run / "save.p")
     pong = pong_pg.Pong()
-    line = run_script("--evaluate", 1, "--seed", 8, cwd=short_run).stdout.splitlines()[1]
+    done = run_script("--evaluate", 1, "--seed", 8, cwd=short_run)
     played = pong_pg.play_game(pong, model, np.random.default_rng([8, 0, 1]))
-    assert line == f"game 0: {sum(played[-1]):+.0f} in {len(played[-1])} steps"
+    line = f"game 0: {sum(played[-1]):+.0f} in {len(played[-1])} steps"
+    assert (done.stdout.splitlines()[1], done.stderr) == (line, "")
 
 
 def test_a_game_without_a_point_changes_nothing_but_the_cache():
