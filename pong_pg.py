@@ -61,7 +61,6 @@ D = 80 * 80  # input dimensionality: the pixels of a preprocessed frame
 UP, DOWN = 2, 3  # the two actions of Pong that the policy chooses from
 FIELD = np.s_[35:195:2, ::2]  # every second pixel of the field: 80 x 80 of the 210 x 160
 MAX_STEPS = 10_000  # of a game
-UNKNOWN = 2  # a pixel that is neither background, 0, nor else, 1
 
 UsageError = argparse.ArgumentTypeError  # what was asked for cannot be; the message says what can
 
@@ -84,11 +83,10 @@ class Pong:
 
     def __init__(self, show: bool = False):
         """Opens the emulator, with a window if `show`. Raises UsageError where it cannot."""
-        options = {"render_mode": "human"} if show else {}
-        self.ale = make_pong(frameskip=1, repeat_action_probability=0.0, **options).ale
+        options = {"frameskip": 1, "repeat_action_probability": 0.0}  # and no chance of its own
+        self.ale = make_pong(**options, render_mode="human" if show else None).ale
         self.buttons = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, or up
         self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
-        self.pixels = bytearray([UNKNOWN] * 256)  # what `prepro` makes of each colour
 
     def reset(self):
         """Starts a game."""
@@ -105,15 +103,11 @@ class Pong:
         return reward, self.ale.game_over()
 
     def prepro(self) -> np.ndarray:
-        """What `prepro` makes of the screen; it only has to see the screens with a new colour."""
+        """What `prepro` makes of the screen; the numbers of its colours are faster to read."""
         self.ale.getScreen(self.screen)
-        colours = self.screen[FIELD].ravel().tobytes()  # alone, tobytes would be slow
-        pixels = colours.translate(self.pixels)
-        if UNKNOWN in pixels:
-            pixels = prepro(self.ale.getScreenRGB()).tobytes()
-            for colour, pixel in zip(colours, pixels):
-                self.pixels[colour] = pixel
-        return np.frombuffer(pixels, np.int8)
+        colours = self.screen[FIELD].ravel()
+        objects = (colours != 34) & (colours != 228) & (colours != 0)  # of red 144, 109 and 0
+        return objects.view(np.int8)
 
 
 def prepro(frame: np.ndarray) -> np.ndarray:
@@ -187,8 +181,7 @@ def discount_rewards(rewards, gamma: float = gamma) -> np.ndarray:
     The sum starts anew at every reward that is not 0: there a point was scored, and what comes
     after it is another rally (specific to Pong). Blog post, `discount_rewards`.
     """
-    returns = []
-    running_add = 0.0
+    returns, running_add = [], 0.0
     for reward in reversed(np.asarray(rewards, dtype=np.float64).tolist()):
         running_add = reward + gamma * running_add if reward == 0 else reward
         returns.append(running_add)
@@ -470,7 +463,6 @@ def work(pipe, show, live):
                 pipe.send(play_and_learn(model, seed, gamma, show, live))
             except UsageError as error:
                 pipe.send(error)
-    os._exit(1)
 
 
 def make_pong(**options):
