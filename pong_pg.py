@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.9"
-# dependencies = ["numpy", "tqdm", "gymnasium>=1.0", "ale-py>=0.10"]
-# ///
 """Learn Atari Pong from pixels: a two-layer policy network and REINFORCE, in plain numpy.
 
     python pong_pg.py                            # train from scratch, until Ctrl-C
@@ -105,9 +101,8 @@ class Pong:
     def prepro(self) -> np.ndarray:
         """What `prepro` makes of the screen; the numbers of its colours are faster to read."""
         self.ale.getScreen(self.screen)
-        colours = self.screen[FIELD].ravel()
-        objects = (colours != 34) & (colours != 228) & (colours != 0)  # of red 144, 109 and 0
-        return objects.view(np.int8)
+        colours = self.screen[FIELD].ravel()  # 34, 228 and 0 have a red of 144, 109 and 0
+        return ((colours != 34) & (colours != 228) & (colours != 0)).view(np.int8)
 
 
 def prepro(frame: np.ndarray) -> np.ndarray:
@@ -188,13 +183,6 @@ def discount_rewards(rewards, gamma: float = gamma) -> np.ndarray:
     return np.array(returns[::-1], dtype=np.float64)
 
 
-def standardise(returns: np.ndarray) -> np.ndarray:
-    """(returns - mean) / standard deviation; zeros where a game of no points has no deviation."""
-    centred = returns - np.mean(returns)
-    deviation = np.std(returns)
-    return centred / deviation if deviation > 0 else np.zeros_like(centred)
-
-
 def rmsprop_update(model, grad, cache, learning_rate, decay_rate):
     """One step of gradient ascent on `model`, in place; `cache` is the mean of squared gradients.
 
@@ -240,7 +228,8 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point=None):
 def game_gradient(model: dict, played, gamma: float) -> dict:
     """The policy gradient of what `play_game` gives."""
     epx, eph, epdlogp, rewards = played
-    advantage = standardise(discount_rewards(rewards, gamma))
+    returns = discount_rewards(rewards, gamma)
+    advantage = (returns - np.mean(returns)) / (np.std(returns) or 1.0)  # 0, if it has no points
     return policy_backward(model, epx, eph, epdlogp * advantage)
 
 
@@ -351,8 +340,7 @@ def start_run(args):
     else:
         state = new_state(secrets.randbits(32) if args.seed is None else args.seed)
         model = init_model(np.random.default_rng(state["seed"]))
-        hint = "-20 for 2,000 games is normal; faster after 200: --resume --learning-rate 2e-3"
-        print(f"training from scratch, seed {state['seed']}: {hint}")
+        print(f"training from scratch, seed {state['seed']} (README.md: how long until it wins?)")
         for path in filter(os.path.exists, [args.save, args.log or ""]):
             print(f"{path} will be kept as {free_name(path)}")
         with contextlib.suppress(CheckpointError):
@@ -479,8 +467,8 @@ def make_pong(**options):
         return gym.make("Pong-v0", **options).unwrapped
     except Exception as error:
         why = f"{error}".partition("\n")[0] + f" (found: {found})"
-        how = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21 with ale-py"
-        how += ", and AutoROM --accept-license the ROM of gym 0.21"
+        how = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and"
+        how += " AutoROM --accept-license the ROM of gym 0.21"
         raise UsageError(f"Pong-v0 does not start: {why}: {how}") from error
 
 
@@ -645,8 +633,7 @@ def number(low, high, text):
     with contextlib.suppress(ValueError):
         if low <= type(low)(text) <= high:
             return type(low)(text)
-    whole = "whole " if type(low) is int else ""
-    raise UsageError(f"{text!r:.60} is not a {whole}number from {low} to {high}")
+    raise UsageError(f"expected {type(low).__name__} from {low} to {high}, found {text!r:.60}")
 
 
 natural = functools.partial(number, 1, 2**31 - 1)
@@ -661,23 +648,20 @@ HYPERPARAMETERS = {
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(
-        usage="python pong_pg.py [flags]",
-        description="Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=24, width=100),
-        allow_abbrev=False,
-    )
+    text = "Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C."
+    parser = argparse.ArgumentParser(usage="python pong_pg.py [flags]", description=text)
     parser.error = lambda text: parser.exit(2, f"pong_pg: {text} (--help shows the flags)\n")
     flag, N = parser.add_argument, {"type": natural, "metavar": "N"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
-    flag("--render", action="store_true", default=render, help="show the game in a window")
+    where = parser.add_mutually_exclusive_group().add_argument
+    where("--render", action="store_true", default=render, help="show the game in a window")
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
     flag("--save-every", **N, help="games between checkpoints (default: 100 or just above)")
     flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
     flag("--seed", type=whole, metavar="N", help="the same seed gives the same run")
     flag("--workers", **N, default=cores, help="processes that play (default: one a core)")
-    flag("--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`")
+    where("--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`")
     for name, check in HYPERPARAMETERS.items():
         text = f"{name.replace('_', ' ')} (default: {globals()[name]})"
         metavar = "N" if check is natural else "X"
@@ -690,8 +674,6 @@ def parse_arguments(argv=None):
     for name in (*HYPERPARAMETERS, "episodes", "save_every", "log"):
         if args.evaluate and getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} does not go with --evaluate")
-    if args.cluster and args.render:
-        parser.error("--render does not go with --cluster: it opens a window here")
     if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
         parser.error("--log and --save name the same file")
     return args
@@ -707,9 +689,8 @@ def main(argv=None) -> int:
         return 0
     except KeyboardInterrupt as stop:
         return 128 + (stop.args or [signal.SIGINT])[0]
-    except BrokenPipeError:  # whoever read our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        os._exit(1)  # whoever read our output has left, with what a normal exit would still print
     except (UsageError, CheckpointError, ImportError, OSError) as error:
         print(f"pong_pg: {error}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2

@@ -56,7 +56,8 @@ def loss(policy: Policy, played, gamma: float):
     `played` is what `pong_pg.play_game` gives. epdlogp is y - p, above 0 where the action was up.
     """
     epx, _, epdlogp, rewards = played
-    advantage = pong_pg.standardise(pong_pg.discount_rewards(rewards, gamma))
+    returns = pong_pg.discount_rewards(rewards, gamma)
+    advantage = (returns - returns.mean()) / (returns.std() or 1.0)
     y, advantage = (torch.from_numpy(array).to(policy.W2) for array in (epdlogp > 0, advantage))
     return F.binary_cross_entropy_with_logits(policy(epx), y, advantage, reduction="sum")
 
