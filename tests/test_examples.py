@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -33,17 +34,21 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def run_example(name, *args, cwd):
-    """Runs an example to its end; gives its standard output."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, args)],
-        cwd=str(cwd),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def interrupted(name, *flags, cwd, file, words):
+    """Runs an example until Ctrl-C, when `words` are in this file of its; gives its output."""
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *flags]
+    with open(cwd / "out", "w") as out, subprocess.Popen(
+        command, cwd=str(cwd), start_new_session=True,
+        stdout=out, stderr=subprocess.PIPE, universal_newlines=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `&` has it ignored
+    ) as process:  # fmt: skip
+        seen = ""
+        while words not in seen and process.poll() is None:
+            time.sleep(0.02)
+            seen = (cwd / file).read_text() if (cwd / file).exists() else ""
+        os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the workers as well
+        assert (process.communicate(timeout=300), process.returncode) == ((None, ""), 130)
+    return (cwd / "out").read_text()
 
 
 def call(main, *args):
@@ -300,16 +305,21 @@ class InThisProcess(with_ppo.Players):
 
 
 def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
-    """The same bits, whoever plays; the lines, the log and the checkpoint of pong_pg.py."""
-    flags = "--seed 5 --episodes 1 --save ppo.p --log ppo.csv".split()
+    """The same bits, whoever plays; the lines, the log and the checkpoint of pong_pg.py; and Ctrl-C
+    saves what was learnt."""
+    flags = "--seed 5 --save ppo.p --log ppo.csv".split()
     folder, other = tmp_path / "two workers", tmp_path / "none"
     folder.mkdir(), other.mkdir()
     (folder / "ppo.p").write_bytes(b"an earlier run")
-    out = run_example("with_ppo", *flags, "--workers", 2, cwd=folder)
+    out = interrupted(
+        "with_ppo", *flags, "--workers", "2", cwd=folder, file="ppo.csv", words="\n0,"
+    )
     assert (folder / "ppo.p.1").read_bytes() == b"an earlier run"
+    assert not list(folder.glob("*.tmp"))
+    model, state = pong_pg.load_checkpoint(folder / "ppo.p")
     monkeypatch.chdir(other)
     monkeypatch.setattr(with_ppo, "Players", InThisProcess)
-    assert call(with_ppo.main, *flags) == 0
+    assert call(with_ppo.main, *flags, "--episodes", state["games"]) == 0
     assert (folder / "ppo.p").read_bytes() == (other / "ppo.p").read_bytes()
 
     header, *rows = (line.split(",") for line in (folder / "ppo.csv").read_text().splitlines())
@@ -317,7 +327,6 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     assert [row[0] for row in rows] == [str(number) for number in range(len(rows))] != []
     others = (other / "ppo.csv").read_text().splitlines()[1:]
     assert [row[:4] for row in rows] == [line.split(",")[:4] for line in others]
-    model, state = pong_pg.load_checkpoint(folder / "ppo.p")
     start = pong_pg.init_model(np.random.default_rng(5))
     assert (model["W2"] != start["W2"]).all()
     assert state["seed"] == 5 and state["games"] == len(rows)
@@ -327,36 +336,13 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     assert sum(-1 if "-1.0" in line else 1 for line in points) == total
     assert f"\nresetting env. episode reward total was {total:f}. running mean: {total:f}\n" in out
 
-    done = run_script("--evaluate", 1, "--save", "ppo.p", "--seed", 1, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("evaluation: games=1 ")
-
 
 # ---- both, as commands
 
 
-@pytest.mark.parametrize("name", ["with_torch", "with_ppo"])
-def test_ctrl_c_saves_what_was_learnt(name, tmp_path):
-    script = ROOT / "examples" / f"{name}.py"
-    command = [sys.executable, str(script), "--seed", "5", "--save", "save.p"]
-    command += ["--batch-size", "1"] if name == "with_torch" else ["--workers", "1"]
-    with subprocess.Popen(
-        command,
-        cwd=str(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `&` has it ignored
-    ) as process:
-        ends = 0
-        for line in process.stdout:
-            ends += line.startswith("resetting env.")
-            if ends == 2:
-                break
-        os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the workers as well
-        out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (130, "")
+def test_ctrl_c_saves_what_was_learnt(tmp_path):
+    flags = "--seed 5 --save save.p --batch-size 1".split()
+    interrupted("with_torch", *flags, cwd=tmp_path, file="out", words="\nep 1: ")  # after an update
     assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] >= 1
     assert not list(tmp_path.glob("*.tmp"))
 
