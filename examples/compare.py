@@ -1,6 +1,6 @@
 """REINFORCE and PPO from the same pixels: docs/algorithms.png, and the table under it in Markdown.
 
-    python examples/compare.py docs/default.csv docs/seed2?.csv docs/save.csv docs/ppo-seed?.csv
+    python examples/compare.py docs/default.csv docs/seed1?.csv docs/save.csv docs/ppo-seed?.csv
 
 The logs are those of `--log`; what is named ppo* is of with_ppo.py. matplotlib draws.
 """
@@ -11,11 +11,11 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
-from figures import pong_pg, read_log, write
+from figures import first_up_to, pong_pg, read_log, write
 
 SCORES = (-19, -15, -10, -5, 0)
 COLOURS = {"REINFORCE": "#0072B2", "PPO": "#D55E00"}
-SPEED = {"REINFORCE": 9800, "PPO": 7200}  # steps a second of two workers on two cores
+SPEED = {"REINFORCE": 8800, "PPO": 7200}  # steps a second of two workers on two cores
 
 
 def algorithm(path) -> str:
@@ -53,9 +53,9 @@ def print_table(logs):
     for path, log in logs.items():
         name, cells = algorithm(path), []
         for score in SCORES:
-            there = (log["running_mean"] >= score).nonzero()[0]
-            if len(there):
-                games, million = there[0] + 1, log["steps"][there[0]]
+            at = first_up_to(score, log["running_mean"])
+            if at is not None:
+                games, million = at + 1, log["steps"][at]
                 minutes = million * 1e6 / SPEED[name] / 60
                 cells.append(f"{games:,} games, {million:.1f}M steps, {minutes:.0f} min")
             else:

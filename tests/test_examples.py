@@ -442,7 +442,7 @@ def test_compare_tells_the_algorithms_apart(tmp_path, capsys):
 
 def test_the_pages_table_is_that_of_the_logs(tmp_path, capsys):
     page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
-    names = ["default", "seed20", "seed21", "save", "ppo-seed1", "ppo-seed2", "ppo-seed3"]
+    names = ["default", "seed10", "seed11", "seed12", "save", "ppo-seed1", "ppo-seed2", "ppo-seed3"]
     logs = [ROOT / "docs" / f"{name}.csv" for name in names]
     assert call(compare.main, *logs, "--out", tmp_path / "algorithms.png") == 0
     assert capsys.readouterr().out == page.split("<!-- algorithms -->\n")[1].split("\n\n")[0] + "\n"

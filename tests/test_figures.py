@@ -103,6 +103,12 @@ def test_curve_marks_no_crossing_where_there_is_none(curve, tmp_path, capsys):
     assert "not yet" in capsys.readouterr().out
 
 
+def test_a_score_is_come_up_to_from_below():
+    mean = np.array([-19.0, -20.0, -19.5, -19.0, -20.0, -18.0])
+    assert figures.first_up_to(-19, mean) == 3 and figures.first_up_to(-18.5, mean) == 5
+    assert figures.first_up_to(0, mean) is None and figures.first_up_to(-20, mean) is None
+
+
 def interpolated(xs, ys, x):
     """y at x on the lines between the points."""
     i = bisect.bisect_left(xs, x)

@@ -1,7 +1,7 @@
 """The pictures of README.md: the learning curve, what the network has learnt, and a game.
 
     python tools/figures.py curve docs/save.csv         # of what pong_pg.py --log wrote
-    python tools/figures.py curve docs/seed20.csv,docs/seed21.csv docs/save.csv    # with a band
+    python tools/figures.py curve docs/seed10.csv,docs/seed11.csv    # with a band
     python tools/figures.py table docs/save.csv         # how long it took, as Markdown
     python tools/figures.py weights                     # of save.p
     python tools/figures.py game --seed 1 --points 2    # save.p plays
@@ -71,7 +71,7 @@ def draw_curve(args):
             else:
                 axes.fill_between(x, low, high, color=colour, alpha=0.3, lw=0, zorder=2)
             axes.plot(x, mean, lw=2, color=colour, zorder=3, label=name)
-            even = first_even(mean)
+            even = first_up_to(0, mean)
             if even is not None:
                 axes.plot(x[even], 0, "o", ms=7, mfc="white", mew=2, color=colour, zorder=4)
                 if len(groups) == 1:  # the text stands where the curve does not
@@ -99,8 +99,8 @@ def draw_curve(args):
         for unit, digits in ("games", 0), ("hours", 2):
             x, _, mean, _ = curves[unit][i]
             ends.append(f"{x[-1]:,.{digits}f} {unit}")
-            if first_even(mean) is not None:
-                evens.append(f"{x[first_even(mean)]:,.{digits}f} {unit}")
+            if first_up_to(0, mean) is not None:
+                evens.append(f"{x[first_up_to(0, mean)]:,.{digits}f} {unit}")
         print(f"{name}: {', '.join(ends)}; even after: {', '.join(evens) or 'not yet'}")
 
 
@@ -140,15 +140,19 @@ def read_log(path, most=None) -> dict:
     return {name: values[:most] for name, values in log.items()}
 
 
-def first_even(mean):
-    """The row of the first running mean that is not below 0, or None."""
-    even = (mean >= 0).nonzero()[0]
-    return even[0] if len(even) else None
+def first_up_to(score, mean):
+    """The row at which a running mean comes up to `score` for the first time, or None.
+
+    That it starts there, with the score of a first game, does not count.
+    """
+    below = mean < score
+    up = (below[:-1] & ~below[1:]).nonzero()[0] + 1
+    return up[0] if len(up) else None
 
 
 SCORES = (-19, -15, -10, -5, 0)
 GAMES = (250, 500, 1000, 1500, 2000, 2500)
-SPEED = 9800  # steps a second of two workers, measured by tools/benchmark.py
+SPEED = 8800  # steps a second of two workers with a batch of 2; 9,600 with one of 10
 
 
 def print_table(args):
@@ -158,8 +162,7 @@ def print_table(args):
     for path in args.logs:
         log, cells = read_log(path), []
         for score in SCORES:
-            there = (log["running_mean"] >= score).nonzero()[0]
-            at = there[0] if len(there) else None
+            at = first_up_to(score, log["running_mean"])
             cells.append("" if at is None else f"{at + 1:,} games, {minutes(log['steps'][at])}")
         print(f"| {Path(path).name} | " + " | ".join(cells) + " |")
     print()
