@@ -11,11 +11,10 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
-from figures import first_up_to, pong_pg, read_log, write
+from figures import SCORES, SPEED, first_up_to, pong_pg, read_log, write
 
-SCORES = (-19, -15, -10, -5, 0)
 COLOURS = {"REINFORCE": "#0072B2", "PPO": "#D55E00"}
-SPEED = {"REINFORCE": 8800, "PPO": 7200}  # steps a second of two workers on two cores
+SPEEDS = {"REINFORCE": SPEED, "PPO": 7200}  # steps a second of two workers on two cores
 
 
 def algorithm(path) -> str:
@@ -56,7 +55,7 @@ def print_table(logs):
             at = first_up_to(score, log["running_mean"])
             if at is not None:
                 games, million = at + 1, log["steps"][at]
-                minutes = million * 1e6 / SPEED[name] / 60
+                minutes = million * 1e6 / SPEEDS[name] / 60
                 cells.append(f"{games:,} games, {million:.1f}M steps, {minutes:.0f} min")
             else:
                 cells.append("")

@@ -336,6 +336,10 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     assert sum(-1 if "-1.0" in line else 1 for line in points) == total
     assert f"\nresetting env. episode reward total was {total:f}. running mean: {total:f}\n" in out
 
+    done = run_script("--evaluate", 1, "--save", "ppo.p", "--seed", 1, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("evaluation: games=1 ")
+
 
 # ---- both, as commands
 
