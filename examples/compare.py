@@ -67,8 +67,8 @@ def main(argv=None) -> int:
     flag = parser.add_argument
     flag("logs", metavar="LOG", nargs="+", help="a CSV file of --log; PPO's is named ppo*")
     flag("--out", metavar="PATH", default="docs/algorithms.png", help="the picture")
-    flag("--games", metavar="N", type=float, default=3000, help="where the left axis ends")
-    flag("--steps", metavar="M", type=float, default=15, help="where the right one ends: millions")
+    flag("--games", metavar="N", type=float, default=5500, help="where the left axis ends")
+    flag("--steps", metavar="M", type=float, default=28, help="where the right one ends: millions")
     args = parser.parse_args(argv)
     try:
         logs = {path: read_log(path) for path in args.logs}

@@ -151,7 +151,7 @@ def first_up_to(score, mean):
 
 
 SCORES = (-19, -15, -10, -5, 0)
-GAMES = (250, 500, 1000, 1500, 2000, 2500)
+GAMES = (250, 500, 1000, 1500, 2000, 2500, 3500)
 SPEED = 8800  # steps a second of two workers with a batch of 2; 9,600 with one of 10
 
 
