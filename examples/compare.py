@@ -11,7 +11,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
-from figures import SCORES, SPEED, first_up_to, pong_pg, read_log, write
+from figures import SCORES, SPEED, first_up_to, minutes, pong_pg, read_log, write
 
 COLOURS = {"REINFORCE": "#0072B2", "PPO": "#D55E00"}
 SPEEDS = {"REINFORCE": SPEED, "PPO": 7200}  # steps a second of two workers on two cores
@@ -53,12 +53,12 @@ def print_table(logs):
         name, cells = algorithm(path), []
         for score in SCORES:
             at = first_up_to(score, log["running_mean"])
-            if at is not None:
-                games, million = at + 1, log["steps"][at]
-                minutes = million * 1e6 / SPEEDS[name] / 60
-                cells.append(f"{games:,} games, {million:.1f}M steps, {minutes:.0f} min")
-            else:
+            if at is None:
                 cells.append("")
+            else:
+                million = log["steps"][at]
+                time = minutes(million, SPEEDS[name])
+                cells.append(f"{at + 1:,} games, {million:.1f}M steps, {time}")
         print(f"| {name}, {os.path.basename(path)} | " + " | ".join(cells) + " |")
 
 

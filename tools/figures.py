@@ -174,8 +174,8 @@ def print_table(args):
         print(f"| {Path(path).name} | " + " | ".join(cells) + " |")
 
 
-def minutes(million_steps) -> str:
-    return f"{million_steps * 1e6 / SPEED / 60:.0f} min"
+def minutes(million_steps, speed=SPEED) -> str:
+    return f"{million_steps * 1e6 / speed / 60:.0f} min"
 
 
 # ---- weights ------------------------------------------------------------------------------------
