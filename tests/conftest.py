@@ -55,15 +55,20 @@ def pickled_model(model):
     return pickle.dumps(arrays, 3).replace(b"numpy._core", b"numpy.core", 1)
 
 
+@pytest.fixture(scope="session")
+def real_state(short_run):
+    """The state of a real run, without its large arrays: it is asked for some 200 times."""
+    return {**pong_pg.load_checkpoint(short_run / "save.p")[1], "rmsprop_cache": None}
+
+
 @pytest.fixture
-def shrink(monkeypatch, short_run):
+def shrink(monkeypatch, real_state):
     """shrink(h, d) makes the network small, and gives a model and a real run's state for it."""
-    real = pong_pg.load_checkpoint(short_run / "save.p")[1]
 
     def shrink(h, d):
         monkeypatch.setattr(pong_pg, "H", h)
         monkeypatch.setattr(pong_pg, "D", d)
-        model, state = make_model(h, d), copy.deepcopy(real)
+        model, state = make_model(h, d), copy.deepcopy(real_state)
         state["rmsprop_cache"] = {name: w * w for name, w in model.items()}
         return model, state
 

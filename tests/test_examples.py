@@ -34,9 +34,9 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def interrupted(name, *flags, cwd, file, words):
-    """Runs an example until Ctrl-C, when `words` are in this file of its; gives its output."""
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *flags]
+def interrupted(script, *flags, cwd, file, words):
+    """Runs a script until Ctrl-C, when `words` are in this file of its; gives its output."""
+    command = [sys.executable, str(script), *flags]
     with open(cwd / "out", "w") as out, subprocess.Popen(
         command, cwd=str(cwd), start_new_session=True,
         stdout=out, stderr=subprocess.PIPE, universal_newlines=True,
@@ -311,9 +311,15 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     folder, other = tmp_path / "two workers", tmp_path / "none"
     folder.mkdir(), other.mkdir()
     (folder / "ppo.p").write_bytes(b"an earlier run")
-    out = interrupted(
-        "with_ppo", *flags, "--workers", "2", cwd=folder, file="ppo.csv", words="\n0,"
+    short = tmp_path / "short.py"
+    short.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'examples')!r})\nimport with_ppo\n"
+        "with_ppo.EPOCHS, with_ppo.EMULATORS = 1, 2\n"
+        "if __name__ == '__main__': sys.exit(with_ppo.main())\n"
     )
+    monkeypatch.setattr(with_ppo, "EPOCHS", 1)
+    monkeypatch.setattr(with_ppo, "EMULATORS", 2)
+    out = interrupted(short, *flags, "--workers", "2", cwd=folder, file="ppo.csv", words="\n0,")
     assert (folder / "ppo.p.1").read_bytes() == b"an earlier run"
     assert not list(folder.glob("*.tmp"))
     model, state = pong_pg.load_checkpoint(folder / "ppo.p")
@@ -346,7 +352,8 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
 
 def test_ctrl_c_saves_what_was_learnt(tmp_path):
     flags = "--seed 5 --save save.p --batch-size 1".split()
-    interrupted("with_torch", *flags, cwd=tmp_path, file="out", words="\nep 1: ")  # after an update
+    script = ROOT / "examples" / "with_torch.py"
+    interrupted(script, *flags, cwd=tmp_path, file="out", words="\nep 1: ")  # after an update
     assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] >= 1
     assert not list(tmp_path.glob("*.tmp"))
 
