@@ -15,6 +15,7 @@ from conftest import ROOT, run_script
 import pong_pg
 
 sys.path.insert(0, str(ROOT / "tools"))
+import figures  # noqa: E402
 import watch  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -148,6 +149,14 @@ def test_the_readmes_tables_are_those_of_the_logs(name, part):
     if name == "how long":
         even = sorted(map(int, re.findall(r"^\| seed.*, (\d+) min \|$", shown, re.M)))
         assert "{}, {} and {} minutes".format(*even) in README
+
+
+def test_the_readme_tells_where_seed_10_came_to():
+    rows = rows_of(ROOT / "docs" / "seed10.csv")
+    hours = sum(row[3] for row in rows) / figures.SPEED / 3600
+    mean = np.mean([row[1] for row in rows[-2000:]])
+    told = "the last 2,000 of its {:,} games, {:.1f} hours in, had a mean score of {:+.1f}."
+    assert told.format(len(rows), hours, mean) in README
 
 
 def test_the_fast_commands_play_the_games_of_the_logs(tmp_path):
