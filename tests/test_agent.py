@@ -151,6 +151,20 @@ def test_the_readmes_tables_are_those_of_the_logs(name, part):
         assert "{}, {} and {} minutes".format(*even) in README
 
 
+def test_the_readme_tells_what_the_blog_posts_rates_came_to():
+    text, log = " ".join(README.split()), figures.read_log(ROOT / "docs" / "default.csv")
+    told = re.search(r"untouched, very long: (.*?); another", text).group(1)
+    marks = re.findall(r"(-\d+) after (\d+,\d+)", told)
+    games = [int(number.replace(",", "")) for _, number in marks]
+    assert [int(score) for score, _ in marks] == [round(log["running_mean"][n - 1]) for n in games]
+    assert f" {log['steps'][games[-1] - 1]:.0f} million steps" in told
+    within = int(re.search(r"come there within (\d+) games", text).group(1))
+    logs = [figures.read_log(ROOT / "docs" / f"seed{seed}.csv") for seed in (10, 11, 12)]
+    score = log["running_mean"][-1]
+    slowest = max(figures.first_up_to(score, faster["running_mean"]) + 1 for faster in logs)
+    assert within - 50 < slowest <= within
+
+
 def test_the_readme_tells_where_seed_10_came_to():
     rows = rows_of(ROOT / "docs" / "seed10.csv")
     hours = sum(row[3] for row in rows) / figures.SPEED / 3600

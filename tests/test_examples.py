@@ -311,14 +311,14 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     folder, other = tmp_path / "two workers", tmp_path / "none"
     folder.mkdir(), other.mkdir()
     (folder / "ppo.p").write_bytes(b"an earlier run")
-    short = tmp_path / "short.py"
+    smaller, short = {"EPOCHS": 1, "EMULATORS": 4}, tmp_path / "short.py"  # it is soon over
     short.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT / 'examples')!r})\nimport with_ppo\n"
-        "with_ppo.EPOCHS, with_ppo.EMULATORS = 1, 2\n"
+        f"vars(with_ppo).update({smaller})\n"
         "if __name__ == '__main__': sys.exit(with_ppo.main())\n"
     )
-    monkeypatch.setattr(with_ppo, "EPOCHS", 1)
-    monkeypatch.setattr(with_ppo, "EMULATORS", 2)
+    for name, number in smaller.items():
+        monkeypatch.setattr(with_ppo, name, number)
     out = interrupted(short, *flags, "--workers", "2", cwd=folder, file="ppo.csv", words="\n0,")
     assert (folder / "ppo.p.1").read_bytes() == b"an earlier run"
     assert not list(folder.glob("*.tmp"))
