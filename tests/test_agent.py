@@ -132,7 +132,7 @@ def test_the_readme_tells_games_and_hours_of_the_log(trained):
     assert f"| {len(trained):,} |" in row and f"| {trained[-1][4] / 3600:.1f} hours |" in row
 
 
-@pytest.mark.parametrize("name", ["game.gif", "curve.png", "weights.png"])
+@pytest.mark.parametrize("name", ["game.gif", "curve.png", "weights.png", "default.png"])
 def test_the_readme_shows_pictures_of_moderate_size(name):
     assert f"(docs/{name})" in README or f"({name})" in AGENT
     assert 10_000 < (ROOT / "docs" / name).stat().st_size < 3_000_000
@@ -158,7 +158,9 @@ def test_the_readme_tells_what_the_blog_posts_rates_came_to():
     games = [int(number.replace(",", "")) for _, number in marks]
     assert [int(score) for score, _ in marks] == [round(log["running_mean"][n - 1]) for n in games]
     assert f" {log['steps'][games[-1] - 1]:.0f} million steps" in told
-    within = int(re.search(r"come there within (\d+) games", text).group(1))
+    assert f"in {games[-1]:,} games" in AGENT and f"--games {games[-1]} " in AGENT
+    assert games[-1] == len(log["steps"])
+    within = int(re.search(r"come there within (\S+) games", text).group(1).replace(",", ""))
     logs = [figures.read_log(ROOT / "docs" / f"seed{seed}.csv") for seed in (10, 11, 12)]
     score = log["running_mean"][-1]
     slowest = max(figures.first_up_to(score, faster["running_mean"]) + 1 for faster in logs)
