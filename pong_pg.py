@@ -341,12 +341,12 @@ def start_run(args):
         state = new_state(secrets.randbits(32) if args.seed is None else args.seed)
         model = init_model(np.random.default_rng(state["seed"]))
         print(f"training from scratch, seed {state['seed']} (README.md: how long until it wins?)")
-        for path in filter(os.path.exists, [args.save, args.log or ""]):
-            print(f"{path} will be kept as {free_name(path)}")
+        for path in filter(os.path.exists, [args.log or "", args.save]):
+            print(f"after the first batch {path} will be kept as {free_name(path)}")
         with contextlib.suppress(CheckpointError):
             print(f"  it holds {describe(load_checkpoint(args.save)[1])}")
-            print(f"  to continue it: python pong_pg.py --resume --save {args.save}")
-            print(f"  to watch it:    python pong_pg.py --evaluate 1 --render --save {args.save}")
+            for aim, flags in ("continue", "--resume"), ("watch", "--evaluate 1 --render"):
+                print(f"  to {aim} it: python pong_pg.py {flags} --save {free_name(args.save)}")
     hyper = state["hyperparameters"]
     new = {name: getattr(args, name) for name in hyper if getattr(args, name) is not None}
     for name in new if args.resume else ():

@@ -436,10 +436,10 @@ def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(shor
     assert run.end() == (130, "")
     mean = pong_pg.load_checkpoint(folder / "save.p")[1]["running_mean"]
     for words in (
-        "save.p will be kept as save.p.1\n",
+        "after the first batch save.p will be kept as save.p.1\n",
         f"it holds 6 games, running mean {mean:.2f}, seed 3\n",
-        "python pong_pg.py --resume",
-        "python pong_pg.py --evaluate 1 --render",
+        "python pong_pg.py --resume --save save.p.1\n",  # save.p will be the new run's
+        "python pong_pg.py --evaluate 1 --render --save save.p.1\n",
     ):
         assert words in run.stdout
     assert files(folder) == ["log.csv", "save.p"]
