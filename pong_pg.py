@@ -1,48 +1,54 @@
 """Learn Atari Pong from pixels: a two-layer policy network and REINFORCE, in plain numpy.
 
     python pong_pg.py                            # train from scratch, until Ctrl-C
-    python pong_pg.py --resume                   # go on from save.p
+    python pong_pg.py --resume                   # continue from save.p
     python pong_pg.py --evaluate 1 --render      # watch the agent in save.p play a game
     python pong_pg.py --evaluate 100             # how good is it?
     python pong_pg.py --seed 1 --log pong.csv    # a run that can be repeated and plotted
 
-The method and its names are those of Andrej Karpathy, "Deep Reinforcement Learning: Pong from
-Pixels" (2016), http://karpathy.github.io/2016/05/31/rl/ ("the blog post" below), in the order in
-which data flows, from the environment to training. Behind that stands the machine it runs on.
+The input x_t is the difference of two preprocessed frames. Then:
+
+    policy     h_t = max(0, W1 x_t),  p_t = sigmoid(W2 . h_t)
+    action     up with probability p_t (y_t = 1), else down (y_t = 0)
+    returns    R_t = r_t + gamma R_(t+1), where the sum starts anew at every point
+    advantage  A_t = (R_t - mean of R) / standard deviation of R, over a game
+    gradient   g = sum_t A_t grad log p(y_t | x_t);  with respect to W2 . h_t it is A_t (y_t - p_t)
+    update     every 10 games: cache = 0.99 cache + 0.01 g^2,  W += 1e-4 g / (sqrt(cache) + 1e-5)
+
+Source: Andrej Karpathy, "Deep Reinforcement Learning: Pong from Pixels" (2016),
+http://karpathy.github.io/2016/05/31/rl/, called "the blog post" below. Its names are kept.
 """
 
-import signal
-from multiprocessing import connection, resource_tracker
-
-STOP_SIGNALS = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM") or s.name == "SIGHUP"
-                and signal.getsignal(s) != signal.SIG_IGN}  # which nohup has ignored  # fmt: skip
-if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
-    resource_tracker.ensure_running()  # multiprocessing's: as it starts it lets signals through
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait: see `raise_signal`
+from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
+import errno
 import functools
+import glob
 import hashlib
 import importlib.metadata
+import io
 import json
+import math
 import multiprocessing
 import os
 import pickle
 import secrets
+import signal
+import stat
 import sys
 import threading
 import time
+import traceback
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import connection, resource_tracker
+from typing import Any, Callable, Iterator, NamedTuple, NoReturn
 
-try:
-    import numpy as np
-    from tqdm import tqdm
-except ImportError as error:
-    print(f"pong_pg: {error}: python -m pip install -r requirements.txt", file=sys.stderr)
-    sys.exit(2)
+import numpy as np
+from tqdm import tqdm
 
-__version__ = "2.1.0"
+__version__ = "3.0.0"
 
 # hyperparameters
 H = 200  # number of hidden units
@@ -50,19 +56,13 @@ batch_size = 10  # games played for one parameter update
 learning_rate = 1e-4
 gamma = 0.99  # discount factor of the rewards
 decay_rate = 0.99  # of RMSProp's running mean of squared gradients
-resume = False  # go on from the checkpoint?
+resume = False  # continue from the checkpoint?
 render = False  # show the game in a window?
 
 D = 80 * 80  # input dimensionality: the pixels of a preprocessed frame
 UP, DOWN = 2, 3  # the two actions of Pong that the policy chooses from
 FIELD = np.s_[35:195:2, ::2]  # every second pixel of the field: 80 x 80 of the 210 x 160
 MAX_STEPS = 10_000  # of a game
-
-UsageError = argparse.ArgumentTypeError  # what was asked for cannot be; the message says what can
-
-
-class CheckpointError(ValueError):
-    """A checkpoint or a log cannot be used; the message says what was expected and found."""
 
 
 # ---- environment and preprocessing --------------------------------------------------------------
@@ -77,20 +77,20 @@ class Pong:
     generator and the emulator's own chance is off, so that a game depends on nothing else.
     """
 
-    def __init__(self, show: bool = False):
+    def __init__(self, show: bool = False) -> None:
         """Opens the emulator, with a window if `show`. Raises UsageError where it cannot."""
-        options = {"frameskip": 1, "repeat_action_probability": 0.0}  # and no chance of its own
+        options = {"frameskip": 1, "repeat_action_probability": 0.0}
         self.ale = make_pong(**options, render_mode="human" if show else None).ale
-        self.buttons = self.ale.getMinimalActionSet()  # Gym counts in these: 2 is RIGHT, or up
-        self.screen = np.empty((210, 160), np.uint8)  # numbers of colours
+        self.buttons = self.ale.getMinimalActionSet()  # Gym's action 2 is the button RIGHT: up
+        self.colours = np.empty((210, 160), np.uint8)
 
-    def reset(self):
+    def reset(self) -> None:
         """Starts a game."""
         self.ale.reset_game()
-        self.carried_out = self.buttons[0]  # what the emulator carried out last: nothing
+        self.carried_out = self.buttons[0]  # the button that the emulator pressed last: none
 
-    def step(self, action: int, rng: np.random.Generator):
-        """Holds `action` for 2 to 4 sticky frames. Gives (reward, is the game over?)."""
+    def step(self, action: int, rng: np.random.Generator) -> tuple[float, bool]:
+        """Holds `action` for 2 to 4 sticky frames. Returns (reward, is the game over?)."""
         reward = 0.0
         for _ in range(rng.integers(2, 5)):
             if rng.random() >= 0.25:
@@ -98,22 +98,31 @@ class Pong:
             reward += self.ale.act(self.carried_out)
         return reward, self.ale.game_over()
 
-    def prepro(self) -> np.ndarray:
-        """What `prepro` makes of the screen; the numbers of its colours are faster to read."""
-        self.ale.getScreen(self.screen)
-        colours = self.screen[FIELD].ravel()  # 34, 228 and 0 have a red of 144, 109 and 0
-        return ((colours != 34) & (colours != 228) & (colours != 0)).view(np.int8)
+    def pixels(self) -> np.ndarray:
+        """Returns what `prepro` makes of the screen, (6400,) int8.
+
+        It reads the emulator's own colour numbers, which is faster: 34 and 228 have the background
+        reds 144 and 109.
+        """
+        self.ale.getScreen(self.colours)
+        return foreground(self.colours, 34, 228)
 
 
 def prepro(frame: np.ndarray) -> np.ndarray:
-    """(210, 160, 3) uint8 frame -> (6400,) int8 of 0 and 1: what is not background.
+    """(210, 160, 3) uint8 frame -> (6400,) int8 of 0 and 1, where 1 is a paddle or the ball.
 
-    Crops the field (rows 35 to 194), takes every second pixel of its red channel and erases the two
-    backgrounds, 144 and 109. The frame is not modified. Blog post, `prepro`.
+    The red channel is enough: its background is 144 or 109. Blog post, `prepro`.
     """
-    red = frame[..., 0][FIELD].ravel()
-    paddles_and_ball = (red != 144) & (red != 109) & (red != 0)
-    return paddles_and_ball.view(np.int8)
+    return foreground(frame[..., 0], 144, 109)
+
+
+def foreground(screen: np.ndarray, background: int, other_background: int) -> np.ndarray:
+    """(210, 160) uint8 screen -> (6400,) int8 of 0 and 1: what is not background, nor 0.
+
+    Crops the field (rows 35 to 194) and takes every second pixel. The screen is not modified.
+    """
+    field = screen[FIELD].ravel()
+    return ((field != background) & (field != other_background) & (field != 0)).view(np.int8)
 
 
 # ---- policy -------------------------------------------------------------------------------------
@@ -125,38 +134,39 @@ def sigmoid(x):
 
 
 def init_model(rng: np.random.Generator) -> dict:
-    """{"W1": (H, D), "W2": (H,)} float64, normal with variance 1 / inputs ("Xavier").
+    """Returns {"W1": (H, D), "W2": (H,)} float64, drawn with variance 1 / inputs ("Xavier").
 
-    W1 is kept in Fortran order: `W1.T[pixels]` then reads whole rows of memory.
+    W1 is kept in Fortran order, so that `W1.T[pixels]` reads whole rows of memory.
     """
     W1 = rng.standard_normal((H, D)) / np.sqrt(D)
     W2 = rng.standard_normal(H) / np.sqrt(H)
     return {"W1": np.asfortranarray(W1), "W2": W2}
 
 
-def policy_forward(model: dict, x: np.ndarray):
-    """x (D,) int8 or float -> (p, h): the probability of UP, and the hidden state (H,) float64.
+def policy_forward(model: dict, x: np.ndarray) -> tuple[float, np.ndarray]:
+    """x (D,) int8 or float -> (p, h): the probability of UP and the hidden state (H,) float64.
 
-    h = max(0, W1 x), p = sigmoid(W2 . h). Some 33 of the 6400 inputs are not 0, so that only their
-    columns of W1 are read.
+    h = max(0, W1 x), p = sigmoid(W2 . h). Some 33 of the 6400 inputs are not 0: only their columns
+    of W1 are read.
     """
-    on = (x != 0).nonzero()[0]
-    h = np.dot(x.take(on), model["W1"].T.take(on, axis=0))
+    moved = (x != 0).nonzero()[0]
+    h = np.dot(x.take(moved), model["W1"].T.take(moved, axis=0))
     np.maximum(h, 0.0, out=h)  # ReLU
-    return float(sigmoid(np.dot(model["W2"], h))), h
+    p = sigmoid(np.dot(model["W2"], h))
+    return float(p), h
 
 
 def policy_backward(model: dict, epx: np.ndarray, eph: np.ndarray, epdlogp: np.ndarray) -> dict:
-    """Policy gradient of one game: {"W1": (H, D), "W2": (H,)} float64, summed over its T steps.
+    """Returns the policy gradient of a game, summed over its T steps, in the shapes of the model.
 
     epx (T, D) are the inputs, eph (T, H) the hidden states and epdlogp (T,) the gradients of
     log-probability, y - p, already multiplied by the standardised returns (the advantage):
 
         dW2 = sum_t epdlogp_t h_t,    dW1 = sum_t (epdlogp_t W2 * [h_t > 0]) x_t^T
 
-    In a block of 64 steps only a few hundred pixels move, and only they take part in the product.
+    In a block of 64 steps only a few hundred pixels move: only they take part in the product.
     """
-    dW1 = np.zeros(model["W1"].shape[::-1])  # transposed, for its rows to be whole in memory
+    dW1 = np.zeros(model["W1"].shape[::-1])  # transposed: a pixel is then a row of memory
     for start in range(0, len(epx), 64):
         block = slice(start, start + 64)
         x = epx[block]
@@ -176,15 +186,29 @@ def discount_rewards(rewards, gamma: float = gamma) -> np.ndarray:
     The sum starts anew at every reward that is not 0: there a point was scored, and what comes
     after it is another rally (specific to Pong). Blog post, `discount_rewards`.
     """
-    returns, running_add = [], 0.0
-    for reward in reversed(np.asarray(rewards, dtype=np.float64).tolist()):
-        running_add = reward + gamma * running_add if reward == 0 else reward
-        returns.append(running_add)
-    return np.array(returns[::-1], dtype=np.float64)
+    rewards = np.asarray(rewards, dtype=np.float64).tolist()
+    returns = np.zeros(len(rewards))
+    running_add = 0.0
+    for t in reversed(range(len(rewards))):
+        if rewards[t] != 0:
+            running_add = 0.0
+        running_add = rewards[t] + gamma * running_add
+        returns[t] = running_add
+    return returns
 
 
-def rmsprop_update(model, grad, cache, learning_rate, decay_rate):
-    """One step of gradient ascent on `model`, in place; `cache` is the mean of squared gradients.
+def init_cache(model: dict) -> dict:
+    """Returns what RMSProp begins with: zeros in the shapes of the model."""
+    return {name: np.zeros_like(weights) for name, weights in model.items()}
+
+
+def valid_cache(cache: dict) -> bool:
+    """Can RMSProp have come to this? It keeps means of squares."""
+    return all((squares >= 0).all() for squares in cache.values())
+
+
+def rmsprop_update(model, grad, cache, learning_rate: float, decay_rate: float) -> None:
+    """Takes one step of gradient ascent, in place on model and cache.
 
     cache = decay_rate cache + (1 - decay_rate) g^2;  W += learning_rate g / (sqrt(cache) + 1e-5).
     All three are {"W1": (H, D), "W2": (H,)} float64. Hinton, Coursera lecture 6e (2012).
@@ -198,392 +222,560 @@ def rmsprop_update(model, grad, cache, learning_rate, decay_rate):
 # ---- one game -----------------------------------------------------------------------------------
 
 
-def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point=None):
-    """Plays a game with the policy. Gives what the gradient needs, of its T steps:
+def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point: Callable | None = None):
+    """Plays a game of T steps with the policy. It is a function of model and rng alone.
 
-    epx (T, D) int8, eph (T, H) float64, epdlogp (T,) float64 (y - p, "the gradient that encourages
-    the action that was taken to be taken"), and rewards, a list of T floats. `on_point(reward)` is
-    called as a point is scored. The game is a function of model and rng alone.
+    Returns what the gradient needs: epx (T, D) int8, eph (T, H) float64, epdlogp (T,) float64
+    (y - p, "the gradient that encourages the action that was taken to be taken") and rewards, a
+    list of T floats. `on_point(reward)` is called as a point is scored.
     """
     epx = np.empty((MAX_STEPS, D), np.int8)  # memory is only taken up by the steps played
     eph = np.empty((MAX_STEPS, len(model["W2"])))
     epdlogp, rewards = [], []
     pong.reset()
-    current = pong.prepro()  # so that nothing has moved at the first step
+    pixels = pong.pixels()  # the first difference is then 0: nothing has moved yet
     for t in range(MAX_STEPS):
-        previous, current = current, pong.prepro()
-        x = np.subtract(current, previous, out=epx[t])  # the input is what moved
+        previous, pixels = pixels, pong.pixels()
+        x = np.subtract(pixels, previous, out=epx[t])
         p, eph[t] = policy_forward(model, x)
         up = rng.random() < p  # sample an action
         epdlogp.append(up - p)
         reward, done = pong.step(UP if up else DOWN, rng)
         rewards.append(reward)
-        if reward != 0 and on_point:
+        if reward != 0 and on_point is not None:
             on_point(reward)
         if done:
             break
     return epx[: t + 1], eph[: t + 1], np.array(epdlogp), rewards
 
 
-def game_gradient(model: dict, played, gamma: float) -> dict:
-    """The policy gradient of what `play_game` gives."""
+def game_gradient(model: dict, played: tuple, gamma: float) -> dict:
+    """Returns the policy gradient of what `play_game` returns."""
     epx, eph, epdlogp, rewards = played
     returns = discount_rewards(rewards, gamma)
-    advantage = (returns - np.mean(returns)) / (np.std(returns) or 1.0)  # 0, if it has no points
+    deviation = np.std(returns) or 1.0  # a game without a point has 0: its advantage is then 0
+    advantage = (returns - np.mean(returns)) / deviation
     return policy_backward(model, epx, eph, epdlogp * advantage)
 
 
-Game = collections.namedtuple("Game", "points steps gradient")  # the rewards of its points
-open_pong = functools.lru_cache(maxsize=None)(lambda show, thread: Pong(show))  # once a thread
+class Game(NamedTuple):
+    """What is left of a game: the rewards of its points, its steps and its gradient.
 
-
-def play_and_learn(model: dict, seed, gamma=None, show=False, live=False) -> Game:
-    """Plays the game of `seed` and works out its gradient; without a gamma there is none.
-
-    Of dW1 it gives the columns of the pixels that moved, for they may have to travel. If `live`,
-    points are printed as they are scored.
+    The gradient of W1 is 0 but for the pixels that moved. So that less of it has to travel, it is
+    (moved, dW1): the numbers of these pixels, and (their count, H) float64.
     """
-    on_point = (lambda reward: print(point_line(seed[1], reward), flush=True)) if live else None
-    pong, rng = open_pong(show, threading.get_ident()), np.random.default_rng(seed)
-    played = play_game(pong, model, rng, on_point)
-    rewards, gradient = played[-1], None
-    if gamma is not None:
-        grad = game_gradient(model, played, gamma)
-        moved = np.bitwise_or.reduce(played[0], axis=0).nonzero()[0]
-        gradient = moved, grad["W1"].T[moved], grad["W2"]
-    return Game([reward for reward in rewards if reward != 0], len(rewards), gradient)
+
+    points: list
+    steps: int
+    gradient: dict | None = None
 
 
-def point_line(number: int, reward: float) -> str:
-    return f"ep {number}: game finished, reward: {reward}" + (" !!!!!!!!" if reward > 0 else "")
+def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> Game:
+    """Plays the game of `seed` and works out its gradient; without a gamma there is none."""
+    played = play_game(pong, model, np.random.default_rng(seed), on_point)
+    rewards = played[-1]
+    points = [reward for reward in rewards if reward != 0]
+    if gamma is None:
+        return Game(points, len(rewards))
+    grad = game_gradient(model, played, gamma)
+    dW1 = grad["W1"].T
+    moved = dW1.any(axis=1).nonzero()[0]
+    return Game(points, len(rewards), {**grad, "W1": (moved, dW1[moved])})
 
 
 # ---- training and evaluation --------------------------------------------------------------------
-# The games of a batch do not depend on each other: a player has them played wherever there are
-# cores. With `train` the method ends.
+# The games of a batch do not depend on each other. A player has them played wherever there are
+# cores: `player.play(model, seeds, gamma)` yields each `Game` in the order of the seeds.
 
 
-def train(args):
-    """Plays, learns and saves until `args.episodes` games are over or a signal stops it."""
-    model, state = start_run(args)
-    hyper, saved, fresh = state["hyperparameters"], state["games"], not args.resume
-    batch_size, rates = hyper["batch_size"], (hyper["learning_rate"], hyper["decay_rate"])
-    save_every = args.save_every or -(-100 // batch_size) * batch_size
-    if save_every % batch_size:
-        raise UsageError(f"--save-every {save_every} is no multiple of the batch size {batch_size}")
-    began = time.monotonic() - (cut_log(args.log, saved) if args.log and args.resume else 0)
-    games = args.episodes and -(-args.episodes // batch_size) * batch_size
-    end = saved + games if games else np.inf
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Of a run. The constants at the top of the script are the defaults."""
 
-    def save():
-        nonlocal saved
-        if state["games"] > saved:
-            save_checkpoint(args.save, model, state)
-            saved = state["games"]
-            bar.write(f"saved {args.save}: {describe(state)}")
+    batch_size: int = batch_size
+    learning_rate: float = learning_rate
+    gamma: float = gamma
+    decay_rate: float = decay_rate
 
-    bar = tqdm(total=games, unit="game", disable=not args.quiet)
-    with contextlib.closing(open_player(args, batch_size)) as player, bar:
+
+@dataclass
+class State:
+    """All that a run is, beside its model."""
+
+    seed: int
+    rmsprop_cache: dict
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    games: int = 0
+    running_mean: float = 0.0
+
+
+def train_batch(model: dict, state: State, player: Any, on_game: Callable | None = None) -> None:
+    """Plays a batch of games, adds up their gradients, and updates model and state in place.
+
+    The gradients are added in the order of the games' numbers: who plays them, and how fast,
+    changes no bit. `on_game(number, game, running_mean)` is called for each.
+    """
+    hyper = state.hyperparameters
+    running_mean = state.running_mean
+    grad_buffer = {name: np.zeros_like(weights) for name, weights in model.items()}
+    seeds = [(state.seed, state.games + k) for k in range(hyper.batch_size)]
+    for (_, number), game in zip(seeds, player.play(model, seeds, hyper.gamma)):
+        moved, dW1 = game.gradient["W1"]
+        grad_buffer["W1"].T[moved] += dW1
+        grad_buffer["W2"] += game.gradient["W2"]
+        score = sum(game.points, 0.0)
+        running_mean = score if number == 0 else 0.99 * running_mean + 0.01 * score
+        if on_game is not None:
+            on_game(number, game, running_mean)
+    state.games += hyper.batch_size  # before the update: one that fails is then never saved
+    state.running_mean = running_mean
+    cache, rate, decay = state.rmsprop_cache, hyper.learning_rate, hyper.decay_rate
+    rmsprop_update(model, grad_buffer, cache, rate, decay)
+
+
+def train(model: dict, state: State, player: Any, games=math.inf, on_game=None, on_batch=None):
+    """Plays and learns at least `games` games, in whole batches; `on_batch()` ends each."""
+    end = state.games + games
+    while state.games < end:
+        train_batch(model, state, player, on_game)
+        if on_batch is not None:
+            on_batch()
+
+
+def evaluate(model: dict, seed: int, games: int, player: Any) -> Iterator[Game]:
+    """Yields `games` games with the policy frozen: actions are drawn, but nothing is learnt."""
+    return player.play(model, [(seed, k, 1) for k in range(games)])
+
+
+# That is the whole method. The rest is infrastructure: worker processes, the checkpoint, the log
+# and the command line.
+
+
+# ---- errors and limits --------------------------------------------------------------------------
+
+
+class UsageError(argparse.ArgumentTypeError):
+    """What was asked for cannot be done; the message says what can. argparse shows it, too."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or a log cannot be used; the message says what was expected and found."""
+
+
+class WorkerError(Exception):
+    """An exception in a worker process; the message is its traceback."""
+
+
+NATURAL, WHOLE = (1, 2**31 - 1), (0, 2**63 - 1)
+LIMITS = {  # the least and the most that a hyperparameter can be
+    "batch_size": NATURAL,
+    "learning_rate": (1e-100, 1e100),
+    "gamma": (0.0, 1.0),
+    "decay_rate": (0.0, 1 - sys.float_info.epsilon),
+}
+
+
+def number(least: float, most: float, found: Any) -> Any:
+    """Returns what `found`, a number or a text, says in the type of its limits, or UsageError."""
+    kind = type(least)
+    with contextlib.suppress(ValueError):
+        if least <= kind(str(found)) <= most:
+            return kind(str(found))
+    raise UsageError(f"expected {kind.__name__} from {least} to {most}, found {found!r:.60}")
+
+
+def hyperparameters(values: dict) -> Hyperparameters:
+    """Raises UsageError for one that is beyond its limits, a constant edited by hand too."""
+    return Hyperparameters(**{name: number(*LIMITS[name], values[name]) for name in LIMITS})
+
+
+# ---- emulator -----------------------------------------------------------------------------------
+
+
+def make_pong(**options: Any) -> Any:
+    """Makes Gym's Pong-v0 by gym 0.21 with its ale-py, or else by gymnasium. UsageError."""
+    found = versions()
+    gyms = found.get("gym", ""), found.get("ale-py", "")
+    try:
+        if gyms[0].startswith("0.21.") and gyms[1].startswith("0.7."):
+            import ale_py
+            import gym
+        else:
+            import ale_py
+            import gymnasium as gym
+
+            gym.register_envs(ale_py)
+        gym.logger.MIN_LEVEL = gym.logger.min_level = 40  # errors, and not that Pong-v0 is old
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        return gym.make("Pong-v0", **options).unwrapped
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        cure = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and "
+        cure += "AutoROM --accept-license the ROM of gym 0.21"
+        for package in ("gym", "gymnasium", "ale_py"):
+            if os.path.exists(os.path.join(sys.path[0], f"{package}.py")):
+                cure = f"{package}.py in {sys.path[0]} hides the package: give it another name"
+        text = f"Pong-v0 does not start: {reason} (found: {in_a_line(found)}): {cure}"
+        raise UsageError(text) from error
+
+
+def versions() -> dict:
+    """Returns {name: version} of what a bug report needs to name, as far as it is installed."""
+    found = {"pong_pg": __version__, "Python": sys.version.split()[0]}
+    for package in ("numpy", "gym", "gymnasium", "ale-py"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def in_a_line(found: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+# ---- signals ------------------------------------------------------------------------------------
+
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    STOP_SIGNALS.append(signal.SIGHUP)
+
+
+class Stopped(Exception):
+    """A signal, of this number, asked the run to end."""
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[Callable]:
+    """Notes signals for as long as a run lasts. Gives a function that raises Stopped after one.
+
+    A run calls it between games and while it waits for them, so that no update is cut in two. A
+    second signal ends the run at once: it is left to whoever took signals before.
+    """
+    noted: list = []
+    handlers_before: dict = {}
+
+    def note(number: int, frame: object) -> None:
+        if noted and time.monotonic() > noted[1] + 0.3:  # `timeout` sends each signal twice
+            signal.signal(number, handlers_before[number])
+            signal.raise_signal(number)
+        elif not noted:
+            noted.extend([number, time.monotonic()])
+
+    def check() -> None:
+        if noted:
+            raise Stopped(noted[0])
+
+    for number in STOP_SIGNALS:
+        in_main_thread = threading.current_thread() is threading.main_thread()  # or Python refuses
+        if in_main_thread and signal.getsignal(number) not in (signal.SIG_IGN, None):  # by nohup
+            handlers_before[number] = signal.signal(number, note)
+    try:
+        yield check
+    finally:
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """While a process is being started: a signal then would show the traceback of the child."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    resource_tracker.ensure_running()  # a process of multiprocessing's, which lets signals through
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---- worker processes ---------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that plays one game at a time, and the pipe to it. To start it raises OSError."""
+
+    def __init__(self, show: bool) -> None:
+        context = multiprocessing.get_context("spawn")
         try:
-            while state["games"] < end:
-                grad_buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
-                running_mean, rows = state["running_mean"], []
-                seeds = [(state["seed"], state["games"] + i) for i in range(batch_size)]
-                for (_, number), game in zip(seeds, player.play(model, seeds, hyper["gamma"])):
-                    moved, dW1, dW2 = game.gradient
-                    grad_buffer["W1"].T[moved] += dW1  # in the order of the games' numbers, so that
-                    grad_buffer["W2"] += dW2  # who plays them, and how fast, changes no bit
-                    total = sum(game.points, 0.0)
-                    running_mean = total if number == 0 else 0.99 * running_mean + 0.01 * total
-                    rows.append(f"{number},{total},{running_mean},{game.steps}")
-                    report(bar, number, game, running_mean, args.render)
-                rmsprop_update(model, grad_buffer, state["rmsprop_cache"], *rates)
-                state["games"], state["running_mean"] = number + 1, running_mean
-                if fresh:  # what it finds is touched only when there is something to take its place
-                    keep(args.save)
-                if args.log:
-                    write_log(args.log, rows, time.monotonic() - began, fresh)
-                fresh = False
-                if state["games"] // save_every > saved // save_every:
-                    save()
-        finally:
-            save()  # what is there since the last whole batch
+            self.pipe, theirs = context.Pipe()
+            self.process = context.Process(target=work, args=(theirs, show), daemon=True)
+            with signals_held_back():
+                self.process.start()
+        except (OSError, AttributeError, pickle.PicklingError) as error:
+            cure = "try --workers 1; for a debugger or a profiler see docs/change_it.md"
+            raise OSError(f"a worker process cannot be started: {error}: {cure}") from None
+        theirs.close()  # so that the pipe ends when the worker does
+        self.place: Any = None  # in the batch, of the game that it plays
+        self.has_weights = False  # of this batch
 
+    def start_game(self, place: int, model: dict, seed: tuple, gamma: float | None) -> None:
+        self.place = place
+        with contextlib.suppress(OSError):  # a dead worker is found when its game is awaited
+            self.pipe.send((None if self.has_weights else model, seed, gamma))
+        self.has_weights = True
 
-def evaluate(args):
-    """Plays `args.evaluate` games with the checkpoint's policy frozen, and sums them up."""
-    model, _ = load_checkpoint(args.save)
-    seed, totals = secrets.randbits(32) if args.seed is None else args.seed, []
-    print(f"evaluating {args.save}, seed {seed}")
-    seeds = [(seed, k, 1) for k in range(args.evaluate)]
-    with contextlib.closing(open_player(args, len(seeds))) as player:
-        games = player.play(model, seeds)
-        for game in tqdm(games, total=len(seeds), unit="game", disable=not args.quiet):
-            totals.append(sum(game.points))
-            if not args.quiet:
-                print(f"game {len(totals) - 1}: {totals[-1]:+.0f} in {game.steps} steps")
-    won, mean, std = sum(total > 0 for total in totals), np.mean(totals), np.std(totals)
-    print(f"evaluation: games={len(totals)} won={won} mean={mean:+.2f} std={std:.2f}")
-
-
-def start_run(args):
-    """Gives (model, state) to train, fresh or from the checkpoint, and says which."""
-    for path in filter(None, [args.save, args.log]):
-        folder = os.path.dirname(os.path.realpath(path))
-        if os.path.isdir(path) or not os.access(folder, os.W_OK):  # known now, not in hours
-            raise UsageError(f"{path} cannot be written: expected a name in a folder that is there")
-    if args.resume:
-        model, state = load_checkpoint(args.save)
-        if args.seed not in (None, state["seed"]):
-            raise UsageError(f"--seed {args.seed}: {args.save} is of a run of seed {state['seed']}")
-        print(f"resuming {args.save}: {describe(state)}")
-    else:
-        state = new_state(secrets.randbits(32) if args.seed is None else args.seed)
-        model = init_model(np.random.default_rng(state["seed"]))
-        print(f"training from scratch, seed {state['seed']} (README.md: how long until it wins?)")
-        for path in filter(os.path.exists, [args.log or "", args.save]):
-            print(f"after the first batch {path} will be kept as {free_name(path)}")
-        with contextlib.suppress(CheckpointError):
-            print(f"  it holds {describe(load_checkpoint(args.save)[1])}")
-            for aim, flags in ("continue", "--resume"), ("watch", "--evaluate 1 --render"):
-                print(f"  to {aim} it: python pong_pg.py {flags} --save {free_name(args.save)}")
-    hyper = state["hyperparameters"]
-    new = {name: getattr(args, name) for name in hyper if getattr(args, name) is not None}
-    for name in new if args.resume else ():
-        print(f"{name} {new[name]} replaces the checkpoint's {hyper[name]}")
-    hyper.update(new)
-    return model, state
-
-
-def report(bar, number, game, running_mean, live):
-    """Prints a game's lines, without its points if it was `live`. With --quiet the bar tells."""
-    if bar.disable:
-        lines = [point_line(number, reward) for reward in game.points if not live]
-        text = f"episode reward total was {sum(game.points):f}. running mean: {running_mean:f}"
-        return print(*lines, f"resetting env. {text}", sep="\n")
-    bar.steps = getattr(bar, "steps", 0) + game.steps
-    rate = bar.steps / bar.format_dict["elapsed"]
-    bar.set_postfix_str(f"running mean {running_mean:.2f}, {rate:.0f} steps/s", refresh=False)
-    return bar.update()
-
-
-# ---- players ------------------------------------------------------------------------------------
-# A player has games played: `play` yields them in the order of their seeds, `close` ends it. Who
-# came for the method may skip this, and all that follows.
-
-
-def open_player(args, games):
-    screens = "DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"
-    if args.render and sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
-        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
-    count = 1 if args.render else min(args.workers, games)
-    if args.cluster:
-        return importlib.import_module("tools.dask_cluster").Cluster(args.cluster, count)
-    return Workers(count, args.render, args.render and not args.quiet)
-
-
-def raise_signal():
-    """Raises KeyboardInterrupt if a signal waits. Players call it while they wait for a game."""
-    for number in getattr(signal, "sigpending", set)() & STOP_SIGNALS:
-        raise KeyboardInterrupt(number)
+    def kill(self) -> None:
+        self.process.kill()  # there is nothing in a worker to lose
+        self.process.join()
 
 
 class Workers:
-    """Processes of this machine, each at the other end of a pipe."""
+    """A player: `count` processes of this machine, started when there is something to play."""
 
-    def __init__(self, count: int, show=False, live=False):
-        # BLAS reads these as a worker starts. Two threads are slower here, and round differently.
+    def __init__(self, count: int, check_signals=None, show=False, on_point=None) -> None:
+        # A worker's BLAS reads these as it starts. Two threads are slower, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
-            os.environ[blas + "_THREADS"] = "1"
-        self.count, self.setup, self.idle, self.processes = count, (show, live), [], []
+            os.environ[f"{blas}_THREADS"] = "1"
+        self.count = count
+        self.check_signals = check_signals
+        self.show = show
+        self.on_point = on_point
+        self.workers: list[Worker] = []
+        self.deaths = 0  # since a game came home
 
-    def start(self):
-        if len(self.processes) > self.count + 30:
+    def play(self, model: dict, seeds: list, gamma: float | None = None) -> Iterator[Game]:
+        """Yields the game of each seed, in their order.
+
+        A worker that is killed is replaced, and its game, which is the same, is played anew. Raises
+        UsageError, WorkerError, OSError and what `check_signals` raises.
+        """
+        for worker in list(self.workers):
+            worker.has_weights = False
+            if worker.place is not None:  # the batch before was interrupted
+                self.remove(worker)
+        waiting = list(range(len(seeds)))
+        games: dict = {}
+        for place in range(len(seeds)):
+            while place not in games:
+                while len(self.workers) < self.count:
+                    self.workers.append(Worker(self.show))
+                for worker in self.workers:
+                    if worker.place is None and waiting:
+                        next_place = waiting.pop(0)
+                        worker.start_game(next_place, model, seeds[next_place], gamma)
+                if self.check_signals is not None:
+                    self.check_signals()
+                self.collect(waiting, games, seeds)
+            yield games.pop(place)
+
+    def collect(self, waiting: list, games: dict, seeds: list) -> None:
+        """Takes what workers have sent. It waits for it, but not so long that signals would."""
+        playing: dict[Any, Worker] = {w.pipe: w for w in self.workers if w.place is not None}
+        for pipe in connection.wait(list(playing), timeout=0.1):
+            worker = playing[pipe]
+            try:
+                kind, content = worker.pipe.recv()
+            except (EOFError, OSError):
+                waiting.insert(0, worker.place)
+                self.replace_dead(worker)
+                continue
+            if kind == "error":
+                raise content
+            if kind == "point":
+                self.on_point(seeds[worker.place][1], content)
+            else:
+                games[worker.place] = content
+                worker.place = None
+                self.deaths = 0
+
+    def replace_dead(self, worker: Worker) -> None:
+        worker.process.join(1.0)
+        self.remove(worker)
+        self.deaths += 1
+        status = worker.process.exitcode or 0
+        if status > 0:  # nobody killed it, so the next one would end like it
+            raise OSError(f"a worker process ended by itself, with status {status}")
+        if self.deaths > 30:
             raise OSError("worker processes die again and again")
-        context = multiprocessing.get_context("spawn")
-        pipe, theirs = context.Pipe()
-        self.processes.append(context.Process(target=work, args=(theirs, *self.setup)))
-        self.processes[-1].start()
-        theirs.close()  # a pipe that nobody else holds ends when its worker does
-        self.idle.append(pipe)
 
-    def play(self, model: dict, seeds, gamma=None):
-        """A worker that dies, at any instant, is replaced, and its game, the same, played anew."""
-        todo, playing, games, informed = [*range(len(seeds))], {}, {}, set()
-        for k, _ in enumerate(seeds):
-            while k not in games:
-                while len(self.idle) + len(playing) < self.count:
-                    self.start()
-                while todo and self.idle:
-                    pipe, number = self.idle.pop(0), todo.pop(0)
-                    playing[pipe] = number
-                    with contextlib.suppress(OSError):  # it is dead, as shows below
-                        pipe.send((None if pipe in informed else model, seeds[number], gamma))
-                    informed.add(pipe)  # a worker is sent the weights once a batch
-                raise_signal()
-                for pipe in connection.wait(list(playing), timeout=0.005):
-                    number = playing.pop(pipe)
-                    try:
-                        games[number] = pipe.recv()
-                        self.idle.append(pipe)
-                    except (EOFError, OSError):
-                        todo.insert(0, number)
-            if isinstance(games[k], UsageError):
-                raise games[k]
-            yield games.pop(k)
+    def remove(self, worker: Worker) -> None:
+        worker.kill()
+        self.workers.remove(worker)
 
-    def close(self):
-        for process in self.processes:
-            process.kill()  # there is nothing in a worker to lose
+    def close(self) -> None:
+        while self.workers:
+            self.remove(self.workers[0])
 
 
-def work(pipe, show, live):
-    """A worker process: plays the games that it is sent. It ends with its parent, if not before."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().sentinel
-    threading.Thread(target=lambda: connection.wait([parent]) and os._exit(1), daemon=True).start()
-    model = None
+def work(pipe: Any, show: bool) -> None:
+    """A worker process: plays the games that it is sent, for as long as its parent lives."""
+
+    parent: Any = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:  # in the middle of a game, too
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    def send_point(reward: float) -> None:
+        pipe.send(("point", reward))
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    pong: Any = None
+    model: Any = None
+    answer: tuple
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
             weights, seed, gamma = pipe.recv()
             model = weights or model
             try:
-                pipe.send(play_and_learn(model, seed, gamma, show, live))
+                pong = pong or Pong(show)
+                game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
+                answer = ("game", game)
             except UsageError as error:
-                pipe.send(error)
+                answer = ("error", UsageError(str(error)))
+            except BaseException:  # of code that somebody has changed
+                answer = ("error", WorkerError(traceback.format_exc()))
+            pipe.send(answer)
 
 
-def make_pong(**options):
-    """Gym's Pong-v0, of gymnasium with today's ale-py, or of gym 0.21 with its own."""
-    found = versions()
-    old = "gym 0.21." in found and "ale-py 0.7." in found
-    try:
-        gym = importlib.import_module("gym" if old else "gymnasium")
-        ale_py = importlib.import_module("ale_py")
-        gym.logger.MIN_LEVEL = gym.logger.min_level = 40  # errors: not, that Pong-v0 is old
-        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        if not old:
-            gym.register_envs(ale_py)
-        return gym.make("Pong-v0", **options).unwrapped
-    except Exception as error:
-        why = f"{error}".partition("\n")[0] + f" (found: {found})"
-        how = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and"
-        how += " AutoROM --accept-license the ROM of gym 0.21"
-        raise UsageError(f"Pong-v0 does not start: {why}: {how}") from error
+# ---- checkpoint ---------------------------------------------------------------------------------
+# Nothing that is read is run: a file is accepted only if it is, byte for byte, what
+# `save_checkpoint` would write for what was read from it.
+
+MOST_JSON = 4096  # bytes
+NO_RUN = "numbers that are not finite, or a negative RMSProp cache"
 
 
-def versions() -> str:
-    found = [f"pong_pg {__version__}", f"Python {sys.version.split()[0]}"]
-    for name in ("numpy", "gym", "gymnasium", "ale-py"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join(found)
+def save_checkpoint(path: str, model: dict, state: State) -> None:
+    """Puts model and state, which alone determine its bytes, into the file `path`.
 
-
-# ---- checkpoint and log -------------------------------------------------------------------------
-# Nothing that was saved is lost, and nothing that is read is run: a file is accepted only if it is,
-# byte for byte, what `save_checkpoint` would write for what was read from it.
-
-LOG_HEADER = "episode,reward,running_mean,steps,seconds\n"
-describe = "{games} games, running mean {running_mean:.2f}, seed {seed}".format_map
-
-
-def new_state(seed: int) -> dict:
-    """The state of a run of no games yet, with the hyperparameters at the top of the script."""
-    hyperparameters = {name: check(globals()[name]) for name, check in HYPERPARAMETERS.items()}
-    state = {"format": 2, "seed": seed, "games": 0, "running_mean": 0.0}
-    cache = {"W1": np.zeros((H, D), order="F"), "W2": np.zeros(H)}
-    return {**state, "hyperparameters": hyperparameters, "rmsprop_cache": cache}
-
-
-def save_checkpoint(path, model: dict, state: dict):
-    """Writes model and state (see `new_state`) to `path`, which alone determine its bytes: at every
-    instant it is the old checkpoint or the new one, whole. Raises OSError."""
+    At every instant it is the old checkpoint or the new one, whole. Raises OSError, and
+    CheckpointError for numbers that `load_checkpoint` would refuse.
+    """
+    if not valid(model, state.rmsprop_cache):
+        cure = "try a smaller --learning-rate"
+        raise CheckpointError(f"{path} is as it was, for the run has come to {NO_RUN}: {cure}")
     write_atomically(path, encode(model, state))
 
 
-def load_checkpoint(path):
-    """Gives (model, state). Raises CheckpointError, which says what is wrong with the file."""
+def load_checkpoint(path: str) -> tuple[dict, State]:
+    """Returns (model, state). Raises CheckpointError, which says what is wrong with the file."""
     if not os.path.isfile(path):
         raise CheckpointError(f"{path} is not {'a file' if os.path.exists(path) else 'there'}")
-    blank, layout = make_layout()
-    wrong = "is not a checkpoint of this version. Another script's or an older one's is imported by"
-    wrong += f": python tools/import_model.py {path} new.p"
+    model = init_model(np.random.default_rng(0))  # of the shapes to expect
+    cache = init_cache(model)
+    frames = pickle_frames(model)
+    arrays = sum(8 * array.size for array in (*model.values(), *cache.values()))
+    least = len(b"".join(frames)) + arrays + 32
     try:
         with open(path, "rb") as file:
-            data, size = file.read(layout.itemsize + 4096), os.fstat(file.fileno()).st_size
-        alike = data.startswith(blank[: layout.fields["W1"][1]])
-        fits = 0 < size - layout.itemsize < 4096
-        sound = data[-32:] == hashlib.sha256(data[:-32]).digest()
-        if fits and sound:
-            return decode(data, layout)
-        units, more = divmod(size, 16 * (D + 1))
-        if not sound and (fits or alike and size != layout.fields["caches"][1]):
-            wrong = "is damaged: its checksum does not match"
-        elif data[:40] == blank[:40] and len(blank) % (16 * (D + 1)) + 100 < more < 4096:
-            wrong = f"has the size of {units} hidden units, and H is {H}"
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(least + MOST_JSON)
     except OSError as error:
-        wrong = f"cannot be read: {error.strerror}"
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    fits = least < size <= least + MOST_JSON
+    ours = data.startswith(frames[0]) and size != least - 32 - arrays // 2  # a model and no more
+    if (fits or ours) and hashlib.sha256(data[:-32]).digest() != data[-32:]:
+        raise CheckpointError(f"{path} is damaged: its checksum does not match")
+    units, more = divmod(size, arrays // H)
+    if not fits and data.startswith(frames[0][:40]) and 200 < more < MOST_JSON:
+        raise CheckpointError(f"{path} has the size of {units} hidden units, and H is {H}")
+    try:
+        return model, decode(data, frames, model, cache)
     except UsageError as error:
-        wrong = f"holds what no run has: {error}"
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-        pass  # it is another script's, or worse
-    raise CheckpointError(f"{path} {wrong}")
+        raise CheckpointError(f"{path} holds what no run has: {error}") from None
+    except (LookupError, TypeError, ValueError, RecursionError):
+        foreign = "is not a checkpoint of this version. Another script's or an older one's is "
+        foreign += f"imported by: python tools/import_model.py {path} new.p"
+        raise CheckpointError(f"{path} {foreign}") from None
 
 
-def encode(model, state) -> bytes:
-    """A pickle of the model, for any other Pong from Pixels script; the RMSProp caches, as little-
-    endian float64; the rest of the state, as a line of JSON; the SHA-256 of all that."""
-    plain = {name: np.array(model[name], "<f8", order="C") for name in ("W1", "W2")}
-    pickled = pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)  # numpy 2's new name
-    caches = [state["rmsprop_cache"][name].astype("<f8").tobytes() for name in ("W1", "W2")]
-    rest = {name: value for name, value in state.items() if name != "rmsprop_cache"}
-    data = b"".join([pickled, *caches, json.dumps(rest).encode() + b"\n"])
+def encode(model: dict, state: State) -> bytes:
+    """A pickle of the model, for any other script; the caches; a line of JSON; the SHA-256."""
+    rest = {
+        "format": 2,
+        "seed": state.seed,
+        "games": state.games,
+        "running_mean": state.running_mean,
+        "hyperparameters": asdict(state.hyperparameters),
+    }
+    caches = [raw(values) for values in state.rmsprop_cache.values()]
+    data = b"".join([pickle_model(model), *caches, json.dumps(rest).encode(), b"\n"])
     return data + hashlib.sha256(data).digest()
 
 
-def make_layout():
-    """A blank checkpoint, and where the four arrays stand in one, before the JSON."""
-    shapes, marks = [(H, D), (H,)] * 2, np.array([np.pi, np.e, 1 / 3, 1 / 7], "<f8")
-    W1, W2, *caches = [np.full(shape, mark) for shape, mark in zip(shapes, marks)]
-    blank = encode({"W1": W1, "W2": W2}, {"rmsprop_cache": {"W1": caches[0], "W2": caches[1]}})
-    names, formats = ["W1", "W2", "caches", "cache W2"], [("<f8", shape) for shape in shapes]
-    offsets = [blank.index(mark.tobytes()) for mark in marks]
-    return blank, np.dtype({"names": names, "formats": formats, "offsets": offsets})
-
-
-def decode(data, layout):
-    """(model, state). Whatever this takes for granted shows when they are encoded again."""
-    record = np.frombuffer(data, layout, 1)[0]
-    W1, W2, *caches = arrays = [record[name].astype(float, order="F") for name in layout.names]
-    found = json.loads(data[layout.itemsize : -32])
-    model, state = {"W1": W1, "W2": W2}, new_state(whole(found["seed"]))
-    state["games"], state["running_mean"] = whole(found["games"]), finite(found["running_mean"])
-    state["rmsprop_cache"] = {"W1": caches[0], "W2": caches[1]}
-    for name, check in HYPERPARAMETERS.items():
-        state["hyperparameters"][name] = check(found["hyperparameters"][name])
+def decode(data: bytes, frames: list, model: dict, cache: dict) -> State:
+    """Fills model and cache. What this takes for granted shows when they are encoded again."""
+    file = io.BytesIO(data[:-32])
+    gaps = [len(frame) for frame in frames] + [0] * len(cache)  # before each array
+    for gap, array in zip(gaps, (*model.values(), *cache.values())):
+        file.seek(gap, os.SEEK_CUR)
+        array[...] = np.frombuffer(file.read(8 * array.size), "<f8").reshape(array.shape)
+    rest = json.loads(file.read())
+    seed, games = number(*WHOLE, rest["seed"]), number(*WHOLE, rest["games"])
+    running_mean = number(-sys.float_info.max, sys.float_info.max, rest["running_mean"])
+    hyper = hyperparameters(rest["hyperparameters"])
+    state = State(seed, cache, hyper, games, running_mean)
     if encode(model, state) != data:
         raise ValueError
-    if not all(np.isfinite(array).all() for array in arrays) or min(map(np.min, caches)) < 0:
-        raise UsageError("numbers that are not finite, or a negative RMSProp cache")
-    return model, state
+    if not valid(model, cache):
+        raise UsageError(NO_RUN)
+    return state
 
 
-def write_atomically(path, data: bytes):
+def pickle_model(model: dict) -> bytes:
+    """Pickles plain arrays, with numpy 1 and with numpy 2 to the same bytes."""
+    plain = {name: np.array(weights, "<f8", order="C") for name, weights in model.items()}
+    return pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)
+
+
+def pickle_frames(model: dict) -> list:
+    """Returns what pickle writes before, between and behind the arrays of such a model."""
+    marked = {name: np.full(model[name].shape, 1.5 + n) for n, name in enumerate(model)}
+    frames, rest = [], pickle_model(marked)
+    for weights in marked.values():
+        frame, _, rest = rest.partition(raw(weights))
+        frames.append(frame)
+    return [*frames, rest]
+
+
+def raw(array: np.ndarray) -> bytes:
+    return array.astype("<f8").tobytes()
+
+
+def valid(model: dict, cache: dict) -> bool:
+    arrays = (*model.values(), *cache.values())
+    return all(np.isfinite(array).all() for array in arrays) and valid_cache(cache)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Puts a file with these bytes in the place of `path`. Raises OSError: then it is as it was."""
     path = os.path.realpath(path)
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(path + ".tmp", "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(path + ".tmp", path)
+        replace_patiently(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.remove(path + ".tmp")
+            os.remove(temporary)
         raise OSError(f"{path} cannot be written, and is as it was: {error}") from None
 
 
-def keep(path):
+def replace_patiently(temporary: str, path: str) -> None:
+    """On Windows another program, a virus scanner say, may hold the file for a moment."""
+    deadline = time.monotonic() + 3
+    while True:
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def keep(path: str) -> None:
     """Gives the file at `path`, if there is one, a second name, which nothing overwrites."""
     if os.path.exists(path):
         try:
@@ -593,108 +785,431 @@ def keep(path):
                 write_atomically(free_name(path), file.read())
 
 
-def free_name(path) -> str:
-    """The first of path.1, path.2, ... that is free."""
-    return next(f"{path}.{n}" for n in range(1, 10**9) if not os.path.lexists(f"{path}.{n}"))
+def free_name(path: str) -> str:
+    """Returns the first of path.1, path.2, ... that is free."""
+    n = 1
+    while os.path.lexists(f"{path}.{n}"):
+        n += 1
+    return f"{path}.{n}"
 
 
-def write_log(path, rows, seconds, fresh):
-    """Adds rows, which lack the seconds. A fresh run keeps the log that it finds."""
-    if fresh:
-        keep(path)
-        write_atomically(path, LOG_HEADER.encode())
-    with open(path, "a", newline="") as file:
-        file.writelines(f"{row},{seconds:.3f}\n" for row in rows)
+@contextlib.contextmanager
+def owned(flag: str, path: str) -> Iterator[None]:
+    """Keeps other runs away from `path`, by a lock on a file beside it that any end frees.
 
-
-def cut_log(path, games: int) -> float:
-    """Leaves of a log, if there is one, the rows of the first `games` games. Gives the seconds."""
-    rows, seconds = [], 0.0
+    Raises UsageError, now and not in hours, if another run has it or it cannot be written.
+    """
+    real = os.path.realpath(path)
+    if os.path.basename(path) == "" or (os.path.exists(path) and not os.path.isfile(path)):
+        raise UsageError(f"{flag} {path!r} cannot be written: expected the name of a regular file")
+    lock = f"{real}.lock"
     try:
-        if os.path.exists(path):
-            with open(path, newline="", encoding="utf-8") as file:
-                header, *rows = (line for line in file if line.endswith("\n"))  # a kill may cut one
-            if header != LOG_HEADER:
-                raise ValueError(f"its first line is not {LOG_HEADER.strip()}")
-            rows = [row for row in rows if int(row.split(",")[0]) < games]
-            seconds = float(rows[-1].split(",")[4]) if rows else 0.0
-    except (LookupError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a log of this script: {error}") from None
-    write_atomically(path, "".join([LOG_HEADER, *rows]).encode())
-    return seconds
+        check_sticky(real)
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        cure = f"expected a name in a folder that is there, where you may write: {flag} PATH"
+        raise UsageError(f"{path} cannot be written: {error.strerror}: {cure}") from None
+    try:
+        lock_file(descriptor)
+        if not os.path.exists(lock):  # the run that had it has just removed it
+            raise BlockingIOError
+    except BlockingIOError:
+        os.close(descriptor)
+        cure = f"wait for its end, or use another name: {flag} PATH"
+        raise UsageError(f"{path} is in use by another run: {cure}") from None
+    except OSError as error:  # a file system without locks
+        warning = f"{path} cannot be locked ({error}): start no second run with it"
+        print(f"pong_pg: {warning}", file=sys.stderr)
+    try:
+        for left in glob.glob(f"{glob.escape(real)}.[0-9]*.tmp"):  # by a run that was killed
+            os.remove(left)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # on Windows it stays, for it is open
+            os.remove(lock)
+        os.close(descriptor)
+
+
+def check_sticky(path: str) -> None:
+    """Raises PermissionError for somebody else's file in a folder like /tmp."""
+    if hasattr(os, "geteuid") and os.path.exists(path):
+        folder = os.stat(os.path.dirname(path))
+        owners = (0, folder.st_uid, os.stat(path).st_uid)
+        if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+
+
+def lock_file(descriptor: int) -> None:
+    """Raises BlockingIOError if another process has it, and OSError where there are no locks."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise BlockingIOError from None
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# ---- what a run leaves --------------------------------------------------------------------------
+
+LOG_HEADER = "episode,reward,running_mean,steps,seconds"
+
+
+class Records:
+    """What a run leaves behind, and when: its checkpoint and its log, a CSV row a game."""
+
+    def __init__(self, save, save_every, log, model, state, fresh, say) -> None:
+        """Raises CheckpointError if `log` is there and not the log of the run that is resumed."""
+        self.save_path = save
+        self.save_every = save_every
+        self.log_path = log
+        self.model = model
+        self.state = state
+        self.fresh = fresh
+        self.say = say
+        self.whole = self.saved = state.games
+        self.rows: list = []  # not written yet
+        self.began = time.monotonic()
+        if log is not None and not fresh:
+            self.began -= cut_log(log, state)
+
+    def add_game(self, number: int, game: Game, running_mean: float) -> None:
+        self.rows.append(f"{number},{sum(game.points, 0.0)},{running_mean},{game.steps}")
+
+    def end_batch(self) -> None:
+        self.whole = self.state.games
+        if self.fresh:  # what is there is touched only now, when something can take its place
+            keep(self.save_path)
+        if self.log_path is not None:
+            self.write_rows()
+        self.fresh = False
+        due = self.whole // self.save_every > self.saved // self.save_every
+        if due or not valid(self.model, {}):
+            self.save()
+
+    def write_rows(self) -> None:
+        """Adds the rows of the batch to the log, or leaves it as it is and warns."""
+        if self.fresh:
+            keep(self.log_path)
+            write_atomically(self.log_path, b"")
+        seconds = time.monotonic() - self.began
+        try:
+            with open(self.log_path, "ab", buffering=0) as file:
+                size = file.seek(0, os.SEEK_END)
+                lines = [f"{row},{seconds:.3f}\n" for row in self.rows]
+                data = "".join(lines if size > 0 else [LOG_HEADER + "\n", *lines]).encode()
+                if file.write(data) < len(data):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.rows.clear()
+        except OSError as error:  # a spreadsheet has it open, say
+            text = f"{self.log_path} cannot be written, next batch again: {error}"
+            print(f"pong_pg: {text}", file=sys.stderr)
+
+    def save(self) -> None:
+        """Saves what is new, unless an update failed half way: it counts the games first."""
+        if self.saved < self.whole == self.state.games:
+            save_checkpoint(self.save_path, self.model, self.state)
+            self.saved = self.whole
+            self.say(f"saved {self.save_path}: {describe(self.state)}")
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is not KeyboardInterrupt:  # a second Ctrl-C: at once
+            self.save()
+
+
+def cut_log(path: str, state: State) -> float:
+    """Leaves of a log, if there is one, the games that the checkpoint has. Returns their seconds.
+
+    Raises CheckpointError, which names the line, where it is not the log of that run.
+    """
+    if not os.path.exists(path):
+        return 0.0
+    with open(path, encoding="utf-8-sig", errors="replace") as file:  # a spreadsheet adds a mark
+        header, *lines = file.read().splitlines() or [LOG_HEADER]
+    if header != LOG_HEADER:
+        raise CheckpointError(f"{path} is not a log of this script: line 1: expected {LOG_HEADER}")
+    rows: list = []
+    last: list = []  # the numbers of the last row that is kept
+    for n, line in enumerate(lines, 2):
+        try:
+            row = [float(text) for text in line.split(",")]
+        except ValueError:
+            row = []
+        follows = len(row) == 5 and (last == [] or row[0] == last[0] + 1)
+        if line == "" or (n > len(lines) and not follows):  # a kill may have cut the last line
+            continue
+        if not follows:
+            wanted = f"game {last[0] + 1:.0f}" if last else "a game"
+            text = f"line {n}: expected five numbers of {wanted}, found {line!r:.60}"
+            raise CheckpointError(f"{path} is not the log of this run: {text}")
+        if row[0] >= state.games:  # this and what follows is played again
+            break
+        rows.append(line)
+        last = row
+    if last and (last[0] != state.games - 1 or not math.isclose(last[2], state.running_mean)):
+        ends = f"it ends with game {last[0]:.0f} and a running mean of {last[2]:.2f}"
+        text = (
+            f"expected game {state.games - 1} and {state.running_mean:.2f}: --log with a new name"
+        )
+        raise CheckpointError(f"{path} is not the log of this run: {ends}, {text}")
+    write_atomically(path, "\n".join([LOG_HEADER, *rows, ""]).encode())
+    return last[4] if last else 0.0
+
+
+class Display:
+    """Shows a run: as a line a point and a line a game, or as a progress bar."""
+
+    def __init__(self, quiet: bool, live: bool, games: float | None) -> None:
+        self.live = live  # points are shown as they are scored
+        self.bar = tqdm(total=games, unit="game", disable=not quiet)
+        self.steps = 0
+
+    def point(self, number: int, reward: float) -> None:
+        if self.bar.disable:
+            won = " !!!!!!!!" if reward > 0 else ""
+            print(f"ep {number}: game finished, reward: {reward}{won}")
+
+    def game(self, number: int, game: Game, running_mean: float) -> None:
+        if self.bar.disable:
+            for reward in game.points:
+                if not self.live:
+                    self.point(number, reward)
+            total = f"episode reward total was {sum(game.points):f}"
+            print(f"resetting env. {total}. running mean: {running_mean:f}")
+        else:
+            self.steps += game.steps
+            rate = self.steps / self.bar.format_dict["elapsed"]
+            text = f"running mean {running_mean:.2f}, {rate:.0f} steps/s"
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update()
+
+
+# ---- a run --------------------------------------------------------------------------------------
+
+
+def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tuple[dict, State]:
+    """Returns (model, state) of a new run, and says what becomes of the files that it finds."""
+    if seed is None:
+        seed = secrets.randbits(32)
+    model = init_model(np.random.default_rng(seed))
+    hyper = hyperparameters({**asdict(Hyperparameters()), **changes})
+    print(f"training from scratch, seed {seed} (README.md: how long until it wins?)")
+    for path in (log, save):
+        if path is not None and os.path.exists(path):
+            print(f"after the first batch {path} will be kept as {free_name(path)}")
+    with contextlib.suppress(CheckpointError):
+        _, found = load_checkpoint(save)
+        print(f"  it holds {describe(found)}")
+        print(f"  to continue it: python pong_pg.py --resume --save {free_name(save)}")
+        print(f"  to watch it: python pong_pg.py --evaluate 1 --render --save {free_name(save)}")
+    return model, State(seed, init_cache(model), hyper)
+
+
+def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]:
+    """Returns (model, state) of a checkpoint, with hyperparameters replaced by `changes`."""
+    model, state = load_checkpoint(save)
+    if seed not in (None, state.seed):
+        raise UsageError(f"--seed {seed}: {save} is of a run of seed {state.seed}")
+    print(f"resuming {save}: {describe(state)}")
+    for name, old in asdict(state.hyperparameters).items():
+        if changes.get(name, old) != old:
+            print(f"{name} {changes[name]} replaces the checkpoint's {old}")
+    state.hyperparameters = replace(state.hyperparameters, **changes)
+    return model, state
+
+
+def describe(state: State) -> str:
+    return f"{state.games} games, running mean {state.running_mean:.2f}, seed {state.seed}"
+
+
+def run_training(resume, seed, changes, episodes, open_player, save, save_every, log, quiet, live):
+    """Trains a run that begins or goes on, shows it, and keeps what it comes to."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(owned("--save", save))
+        if log is not None:
+            stack.enter_context(owned("--log", log))
+        if resume:
+            model, state = resume_run(save, seed, changes)
+        else:
+            model, state = start_run(save, log, seed, changes)
+        batch_size = state.hyperparameters.batch_size
+        if save_every is None:
+            save_every = whole_batches(100, batch_size)
+        if save_every % batch_size != 0:
+            text = f"--save-every {save_every} is no multiple of the batch size {batch_size}"
+            raise UsageError(text)
+        games = math.inf if episodes is None else whole_batches(episodes, batch_size)
+        display = Display(quiet, live, games)
+        stack.enter_context(display.bar)
+        records = Records(save, save_every, log, model, state, not resume, display.bar.write)
+        stack.enter_context(records)
+        player = open_player(batch_size, display.point)
+        stack.enter_context(contextlib.closing(player))
+
+        def on_game(number: int, game: Game, running_mean: float) -> None:
+            records.add_game(number, game, running_mean)
+            display.game(number, game, running_mean)
+
+        train(model, state, player, games, on_game, records.end_batch)
+
+
+def whole_batches(games: int, batch_size: int) -> int:
+    return math.ceil(games / batch_size) * batch_size
+
+
+def run_evaluation(save, games, seed, quiet, open_player) -> None:
+    """Plays games with the policy of a checkpoint, and sums them up."""
+    model, _ = load_checkpoint(save)
+    if seed is None:
+        seed = secrets.randbits(32)
+    print(f"evaluating {save}, seed {seed}")
+    scores = []
+    display = Display(quiet, True, games)
+    with contextlib.closing(open_player(games, display.point)) as player, display.bar:
+        for game in evaluate(model, seed, games, player):
+            scores.append(sum(game.points))
+            if quiet:
+                display.bar.update()
+            else:
+                print(f"game {len(scores) - 1}: {scores[-1]:+.0f} in {game.steps} steps")
+    won = sum(score > 0 for score in scores)
+    summary = f"won={won} mean={np.mean(scores):+.2f} std={np.std(scores):.2f}"
+    print(f"evaluation: games={games} {summary}")
 
 
 # ---- command line -------------------------------------------------------------------------------
-# What may be asked for, and the exit status; for every mistake one line that says what to do.
 
 
-def number(low, high, text):
-    """The number in `text`, of the kind of `low` and `high`, or a UsageError."""
-    with contextlib.suppress(ValueError):
-        if low <= type(low)(text) <= high:
-            return type(low)(text)
-    raise UsageError(f"expected {type(low).__name__} from {low} to {high}, found {text!r:.60}")
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"pong_pg: {message} (--help shows the flags)\n")
 
 
-natural = functools.partial(number, 1, 2**31 - 1)
-whole = functools.partial(number, 0, 2**63 - 1)
-finite = functools.partial(number, -sys.float_info.max, sys.float_info.max)
-HYPERPARAMETERS = {
-    "batch_size": natural,
-    "learning_rate": functools.partial(number, sys.float_info.min, sys.float_info.max),
-    "gamma": functools.partial(number, 0.0, 1.0),
-    "decay_rate": functools.partial(number, 0.0, 1 - sys.float_info.epsilon),
-}
-
-
-def parse_arguments(argv=None):
-    text = "Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C."
-    parser = argparse.ArgumentParser(usage="python pong_pg.py [flags]", description=text)
-    parser.error = lambda text: parser.exit(2, f"pong_pg: {text} (--help shows the flags)\n")
-    flag, N = parser.add_argument, {"type": natural, "metavar": "N"}
+def parse_arguments(argv: list | None = None) -> argparse.Namespace:
+    """Exits with one line and status 2 for flags that make no sense."""
+    description = "Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C."
+    parser = Parser(usage="python pong_pg.py [flags]", description=description)
+    flag = parser.add_argument
+    who_plays = parser.add_mutually_exclusive_group().add_argument
+    count = functools.partial(number, *NATURAL)
+    seed = functools.partial(number, *WHOLE)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
-    where = parser.add_mutually_exclusive_group().add_argument
-    where("--render", action="store_true", default=render, help="show the game in a window")
+    who_plays("--render", action="store_true", default=render, help="show the game in a window")
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
-    flag("--save-every", **N, help="games between checkpoints (default: 100 or just above)")
-    flag("--episodes", **N, help="stop after N games, rounded up to whole batches")
-    flag("--seed", type=whole, metavar="N", help="the same seed gives the same run")
-    flag("--workers", **N, default=cores, help="processes that play (default: one a core)")
-    where("--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`")
-    for name, check in HYPERPARAMETERS.items():
+    flag("--save-every", type=count, metavar="N", help="games between checkpoints (default: 100)")
+    flag("--episodes", type=count, metavar="N", help="stop after N games, in whole batches")
+    flag("--seed", type=seed, metavar="N", help="the same seed gives the same run")
+    flag(
+        "--workers",
+        type=count,
+        metavar="N",
+        default=cores,
+        help="processes that play (default: one per core)",
+    )
+    who_plays(
+        "--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`"
+    )
+    for name, limits in LIMITS.items():
+        letter = "N" if limits == NATURAL else "X"
         text = f"{name.replace('_', ' ')} (default: {globals()[name]})"
-        metavar = "N" if check is natural else "X"
-        flag(f"--{name.replace('_', '-')}", type=check, metavar=metavar, help=text)
-    flag("--log", metavar="PATH", help="a CSV file with a row a game, for plots")
-    flag("--quiet", action="store_true", help="a progress bar instead of a line a point")
-    flag("--evaluate", **N, help="play N games with the checkpoint's policy; learn nothing")
-    flag("--version", action="version", version=versions(), help="the versions in use")
+        limited = functools.partial(number, *limits)
+        flag(f"--{name.replace('_', '-')}", type=limited, metavar=letter, help=text)
+    flag("--log", metavar="PATH", help="a CSV file with one row per game, for plots")
+    flag("--quiet", action="store_true", help="a progress bar instead of a line per point")
+    flag("--evaluate", type=count, metavar="N", help="play N games and learn nothing")
+    flag("--version", action="version", version=in_a_line(versions()), help="the versions in use")
     args = parser.parse_args(argv)
-    for name in (*HYPERPARAMETERS, "episodes", "save_every", "log"):
-        if args.evaluate and getattr(args, name) is not None:
+    for name in (*LIMITS, "episodes", "save_every", "log"):
+        if args.evaluate is not None and getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} does not go with --evaluate")
-    if args.log and os.path.realpath(args.log) == os.path.realpath(args.save):
+    if args.log is not None and os.path.realpath(args.log) == os.path.realpath(args.save):
         parser.error("--log and --save name the same file")
     return args
 
 
-def main(argv=None) -> int:
-    """The script; gives its exit status."""
-    args = parse_arguments(argv)
-    sys.stdout.reconfigure(line_buffering=True)
-    try:
-        raise_signal()
-        (evaluate if args.evaluate else train)(args)
-        return 0
-    except KeyboardInterrupt as stop:
-        return 128 + (stop.args or [signal.SIGINT])[0]
-    except BrokenPipeError:
-        os._exit(1)  # whoever read our output has left, with what a normal exit would still print
-    except (UsageError, CheckpointError, ImportError, OSError) as error:
-        print(f"pong_pg: {error}", file=sys.stderr)
-        return 1 if isinstance(error, OSError) else 2
+def prepare_output() -> None:
+    """Sees to it that no output can end a run."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed, or this is pythonw
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
+        elif hasattr(stream, "reconfigure"):  # that of a notebook has not
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    tqdm.set_lock(threading.RLock())  # its own needs a process, which complains when a run is cut
 
+
+def run(args: argparse.Namespace, check_signals: Callable) -> None:
+    """Takes the command line apart: what it calls does not know it."""
+
+    def open_player(games: int, on_point: Callable) -> Any:
+        workers = min(args.workers, games)
+        return choose_player(args.cluster, args.render, workers, check_signals, on_point)
+
+    pixels = np.empty((210, 160))[FIELD].size
+    if pixels != D:
+        raise UsageError(f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}")
+    if args.evaluate is not None:
+        run_evaluation(args.save, args.evaluate, args.seed, args.quiet, open_player)
+        return
+    given = {name: getattr(args, name) for name in LIMITS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    files = {"save": args.save, "save_every": args.save_every, "log": args.log}
+    shown = {"quiet": args.quiet, "live": args.render}
+    run_training(args.resume, args.seed, changes, args.episodes, open_player, **files, **shown)
+
+
+def choose_player(cluster, render: bool, workers: int, check_signals, on_point) -> Any:
+    """Returns who plays: processes, one with a window, or a Dask cluster. Raises UsageError."""
+    if cluster is not None:
+        try:
+            from tools import dask_cluster
+        except ModuleNotFoundError as error:
+            text = f"--cluster needs tools/dask_cluster.py beside pong_pg.py: {error}"
+            raise UsageError(text) from None
+        return dask_cluster.Cluster(sys.modules[__name__], cluster, workers, check_signals)
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    has_display = any(os.environ.get(name) for name in screens)
+    if render and sys.platform.startswith("linux") and not has_display:
+        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
+    return Workers(1 if render else workers, check_signals, render, on_point)
+
+
+def main(argv: list | None = None) -> int:
+    """Runs the script. Returns its exit status."""
+    args = parse_arguments(argv)
+    prepare_output()
+    with noted_signals() as check_signals:
+        try:
+            run(args, check_signals)
+            return 0
+        except Stopped as stopped:
+            return 128 + stopped.args[0]
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BrokenPipeError:  # whoever read our output has left: what is left goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except WorkerError as error:
+            print(error, end="", file=sys.stderr)
+            return 1
+        except (UsageError, CheckpointError, OSError) as error:
+            print(f"pong_pg: {error}", file=sys.stderr)
+            return 1 if isinstance(error, OSError) else 2
+
+
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["numpy", "tqdm", "gymnasium>=1.0", "ale-py>=0.10"]
+# ///
 
 if __name__ == "__main__":
     sys.exit(main())

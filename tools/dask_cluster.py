@@ -1,47 +1,55 @@
 """The player behind `python pong_pg.py --cluster ADDRESS`: the workers of a Dask cluster.
 
 It gives a run what pong_pg.Workers gives it: `play(model, seeds, gamma)` yields the games in the
-order of their seeds, and `close()` ends it. See docs/cluster.md.
+order of their seeds, and `close()` ends it. The run hands in its own module, so that nothing is
+imported twice. See docs/cluster.md.
 """
 
 import atexit
 import hashlib
+import importlib
 import logging
 import os
 import sys
+import threading
 import time
-import warnings
+import traceback
 from concurrent.futures import CancelledError
 
 import numpy as np
 
-import pong_pg
 
-try:
-    import distributed
-except ImportError as error:
-    text = f"--cluster needs dask ({error}): python -m pip install distributed"
-    raise pong_pg.UsageError(text) from None
+def functions_of_workers():
+    """Returns two functions for the workers. From within this one they travel by value.
 
+    A worker imports the script by its name: it is uploaded there.
+    """
 
-def for_workers():
-    """Two functions that workers run. From within this one they travel by value; they import
-    pong_pg.py, which is uploaded, once, and keep its emulators open from game to game."""
+    def learn(seed, name, model, gamma):
+        """Returns (kind, content), as a worker process of pong_pg.Workers sends it."""
+        import distributed
 
-    def learn(seed, model, gamma):
-        model = {name: w.copy("F") for name, w in model.items()}  # Dask's is not aligned: slow
+        script = importlib.import_module(name)
+        worker = distributed.get_worker()
         try:
-            return pong_pg.play_and_learn(model, seed, gamma)
-        except pong_pg.UsageError as error:
-            raise pong_pg.UsageError(f"{distributed.get_worker().address}: {error}") from None
+            pongs = worker.__dict__.setdefault("pongs", {})  # one a thread, open from game to game
+            thread = threading.get_ident()
+            if thread not in pongs:
+                pongs[thread] = script.Pong()
+            model = {name: w.copy("F") for name, w in model.items()}  # Dask's is not aligned: slow
+            return "game", tuple(script.play_and_learn(pongs[thread], model, seed, gamma))
+        except script.UsageError as error:
+            return "refused", f"{worker.address}: {error}"
+        except Exception:  # of code that somebody has changed
+            return "failed", traceback.format_exc()
 
     def rounding():
-        """A digest of sums, which another numpy, BLAS or processor rounds otherwise; versions."""
+        """A digest of sums, which another numpy, BLAS or processor rounds otherwise; its numpy."""
         rng = np.random.default_rng(0)
         a, b = rng.standard_normal((64, 7)), rng.standard_normal((64, 200))
-        sums = np.dot(a.T, b), np.dot(a[:33, 0], b[:33]), np.dot(b[0], b[1]), pong_pg.sigmoid(a)
-        digest = hashlib.sha256(b"".join(x.tobytes() for x in sums)).hexdigest()
-        return digest, pong_pg.versions()
+        sigmoid = np.exp(-np.logaddexp(0.0, -a))
+        sums = np.dot(a.T, b), np.dot(a[:33, 0], b[:33]), np.dot(b[0], b[1]), sigmoid
+        return hashlib.sha256(b"".join(x.tobytes() for x in sums)).hexdigest(), np.__version__
 
     return learn, rounding
 
@@ -49,45 +57,65 @@ def for_workers():
 class Cluster:
     """The workers of the Dask cluster at `address`, or `local`: `count` of them on this machine."""
 
-    def __init__(self, address: str, count: int):
+    def __init__(self, script, address: str, count: int, check_signals):
         """Waits for a worker. Raises UsageError where no scheduler is found."""
+        try:
+            import distributed
+        except ImportError as error:
+            text = f"--cluster needs dask ({error}): python -m pip install distributed"
+            raise script.UsageError(text) from None
+        self.script = script
+        self.check_signals = check_signals
+        self.futures = []
         logging.disable()  # what matters, we say
-        warnings.simplefilter("ignore")
         where = {"address": address, "timeout": 5}
         if address == "local":
-            where = {"n_workers": count, "threads_per_worker": 1}
-            where.update(dashboard_address=":0", silence_logs=logging.CRITICAL)
+            where = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": ":0"}
+            where["silence_logs"] = logging.CRITICAL
         try:
-            self.client, self.futures = distributed.Client(**where), []
+            self.client = distributed.Client(**where)
         except (OSError, ValueError) as error:
             text = f"no Dask scheduler is found at {address}: {error}"
-            raise pong_pg.UsageError(text) from None
+            raise script.UsageError(text) from None
+        self.wait_for_a_worker(address)
+        self.client.upload_file(script.__file__)
+        if address == "local":  # at its end the emulator's library would report leaks
+            self.client.run(atexit.register, os._exit, 0)
+        self.learn, rounding = functions_of_workers()
+        self.warn_of_rounding(rounding)
+
+    def wait_for_a_worker(self, address):
         if not self.client.scheduler_info()["workers"]:
             print(f"waiting for a worker of the cluster at {address}")
         while not self.client.scheduler_info()["workers"]:
-            pong_pg.raise_signal()
+            self.check_signals()
             time.sleep(0.1)
-        self.client.upload_file(pong_pg.__file__)
-        if address == "local":  # at its end the emulator's library would report leaks
-            self.client.run(atexit.register, os._exit, 0)
-        self.learn, rounding = for_workers()
-        digest, ours = rounding()
-        for worker, (theirs, versions) in self.client.run(rounding).items():
+
+    def warn_of_rounding(self, rounding):
+        """Names each worker whose sums are rounded in another way than here."""
+        digest, _ = rounding()
+        for address, (theirs, version) in self.client.run(rounding).items():
             if theirs != digest:
-                text = f"{worker} rounds differently, with {versions}; here: {ours}"
-                print(f"pong_pg: {text}", file=sys.stderr)
+                text = f"rounds differently: numpy {version} there, {np.__version__} here"
+                print(f"pong_pg: {address} {text}; see docs/cluster.md", file=sys.stderr)
 
     def play(self, model: dict, seeds, gamma=None):
-        """Yields the Games of seeds. Raises KeyboardInterrupt if a signal came, and OSError."""
+        """Yields the Games of seeds. Raises UsageError, WorkerError, OSError and Stopped."""
+        name = os.path.splitext(os.path.basename(self.script.__file__))[0]
         try:
             (weights,) = self.client.scatter([model], broadcast=True, hash=False)
-            how = {"model": weights, "gamma": gamma, "pure": False}
+            how = {"name": name, "model": weights, "gamma": gamma, "pure": False}
             self.futures = self.client.map(self.learn, seeds, **how)
             while self.futures:
                 while not self.futures[0].done():
-                    pong_pg.raise_signal()
+                    self.check_signals()
                     time.sleep(0.005)
-                yield self.futures.pop(0).result()  # and forgotten: a gradient has megabytes
+                kind, content = self.futures.pop(0).result()
+                if kind == "refused":
+                    raise self.script.UsageError(content)
+                if kind == "failed":
+                    raise self.script.WorkerError(content)
+                yield self.script.Game(*content)
         except (CancelledError, OSError):
             raise OSError("the scheduler of the cluster is gone") from None
 
@@ -95,3 +123,4 @@ class Cluster:
         """Cancels what is not begun; a game in progress on a worker ends by itself."""
         self.client.cancel(self.futures, force=True)
         self.client.close()
+        logging.disable(logging.NOTSET)
