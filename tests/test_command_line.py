@@ -9,21 +9,13 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPT, run_script
+from helpers import ROOT, SCRIPT, refused, run_script
 
 import pong_pg
 
 
 def parse(*args):
     return pong_pg.parse_arguments([str(arg) for arg in args])
-
-
-def refused(done, *words):
-    assert done.returncode == 2, (done.returncode, done.stderr)
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def test_import_starts_nothing_and_needs_no_emulator():
@@ -43,7 +35,7 @@ def test_import_starts_nothing_and_needs_no_emulator():
 def test_defaults_are_the_constants_at_the_top():
     args = parse()
     assert (args.resume, args.render, args.save, args.quiet) == (False, False, "save.p", False)
-    assert (pong_pg.H, pong_pg.batch_size, pong_pg.learning_rate) == (200, 10, 1e-4)
+    assert (pong_pg.batch_size, pong_pg.learning_rate) == (10, 1e-4)
     assert (pong_pg.gamma, pong_pg.decay_rate) == (0.99, 0.99)
 
 
@@ -170,15 +162,15 @@ def test_points_that_were_shown_live_are_not_printed_again(
 ):
     class Player:
         def play(self, model, seeds, gamma):
-            gradient = np.array([0]), np.zeros((1, pong_pg.H)), np.zeros(pong_pg.H)
+            gradient = {"W1": (np.array([0]), np.zeros((1, pong_pg.H))), "W2": np.zeros(pong_pg.H)}
             return [pong_pg.Game([-1.0], 9, gradient) for _ in seeds]
 
         def close(self):
             pass
 
-    monkeypatch.setattr(pong_pg, "open_player", lambda args, games: Player())
+    monkeypatch.setattr(pong_pg, "choose_player", lambda *how: Player())
     monkeypatch.chdir(tmp_path)
-    pong_pg.train(pong_pg.parse_arguments([*"--episodes 2 --batch-size 2".split(), *flags]))
+    assert pong_pg.main([*"--episodes 2 --batch-size 2".split(), *flags]) == 0
     out = capsys.readouterr().out
     assert out.count(": game finished, reward: -1.0") == points
     assert out.count("resetting env. episode reward total was -1.000000. running mean: -1.0") == 2
