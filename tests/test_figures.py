@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
