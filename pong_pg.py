@@ -412,6 +412,8 @@ def make_pong(**options: Any) -> Any:
         reason = str(error).partition("\n")[0]
         cure = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and "
         cure += "AutoROM --accept-license the ROM of gym 0.21"
+        if "SDL" in reason:
+            cure = f"the display {os.environ.get('DISPLAY')} cannot be opened: is it there?"
         for package in ("gym", "gymnasium", "ale_py"):
             if os.path.exists(os.path.join(sys.path[0], f"{package}.py")):
                 cure = f"{package}.py in {sys.path[0]} hides the package: give it another name"
@@ -498,6 +500,9 @@ class Worker:
 
     def __init__(self, show: bool) -> None:
         context = multiprocessing.get_context("spawn")
+        main_module: Any = sys.modules["__main__"]
+        if not hasattr(main_module, "__spec__"):  # pdb and IPython's %run take it away
+            main_module.__spec__ = None
         try:
             self.pipe, theirs = context.Pipe()
             self.process = context.Process(target=work, args=(theirs, show), daemon=True)
@@ -571,14 +576,16 @@ class Workers:
                 waiting.insert(0, worker.place)
                 self.replace_dead(worker)
                 continue
-            if kind == "error":
-                raise content
             if kind == "point":
                 self.on_point(seeds[worker.place][1], content)
-            else:
-                games[worker.place] = content
+            elif kind == "game":
+                games[worker.place] = Game(*content)
                 worker.place = None
                 self.deaths = 0
+            elif kind == "refused":
+                raise UsageError(content)
+            else:
+                raise WorkerError(content)
 
     def replace_dead(self, worker: Worker) -> None:
         worker.process.join(1.0)
@@ -625,11 +632,11 @@ def work(pipe: Any, show: bool) -> None:
             try:
                 pong = pong or Pong(show)
                 game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
-                answer = ("game", game)
+                answer = ("game", tuple(game))
             except UsageError as error:
-                answer = ("error", UsageError(str(error)))
+                answer = ("refused", str(error))
             except BaseException:  # of code that somebody has changed
-                answer = ("error", WorkerError(traceback.format_exc()))
+                answer = ("failed", traceback.format_exc())
             pipe.send(answer)
 
 
@@ -1154,6 +1161,8 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
         workers = min(args.workers, games)
         return choose_player(args.cluster, args.render, workers, check_signals, on_point)
 
+    if not os.path.exists(globals().get("__file__", "")):  # a worker reads it too
+        raise UsageError("the script must be a file: python pong_pg.py")
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
         raise UsageError(f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}")
@@ -1176,11 +1185,25 @@ def choose_player(cluster, render: bool, workers: int, check_signals, on_point) 
             text = f"--cluster needs tools/dask_cluster.py beside pong_pg.py: {error}"
             raise UsageError(text) from None
         return dask_cluster.Cluster(sys.modules[__name__], cluster, workers, check_signals)
-    screens = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    has_display = any(os.environ.get(name) for name in screens)
-    if render and sys.platform.startswith("linux") and not has_display:
-        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
-    return Workers(1 if render else workers, check_signals, render, on_point)
+    if render:
+        choose_display()
+        return Workers(1, check_signals, show=True, on_point=on_point)
+    return Workers(workers, check_signals)
+
+
+def choose_display() -> None:
+    """Raises UsageError where there is none. SDL itself would play on, silently, without a window.
+
+    With a driver that is named it fails where that display cannot be opened.
+    """
+    if sys.platform.startswith("linux") and not os.environ.get("SDL_VIDEODRIVER"):
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # there is nothing to hear
+        if os.environ.get("DISPLAY"):
+            os.environ["SDL_VIDEODRIVER"] = "x11"
+        elif os.environ.get("WAYLAND_DISPLAY"):
+            os.environ["SDL_VIDEODRIVER"] = "wayland"
+        else:
+            raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
 
 
 def main(argv: list | None = None) -> int:
