@@ -161,7 +161,7 @@ def test_a_legend_says_what_a_curve_is(curve, tmp_path):
     )
     drawn = curve(three, "a.csv", "--games", 30, "--title", "mine", "--label", "A")
     labels = [text.get_text() for text in drawn[0].get_legend().get_texts()]
-    assert labels == ["A", "a.csv"] and drawn[0].figure.get_suptitle() == "mine"
+    assert labels == ["A", "a.csv"] and drawn[0].figure.texts[0].get_text() == "mine"
     labels = curve(three, "a.csv", "--games", 30)[0].get_legend().get_texts()
     assert labels[0].get_text() == "fast recipe on 2 cores, seeds 10 to 12"
 
@@ -174,7 +174,7 @@ def test_the_pictures_of_the_results_have_words_and_no_file_names(tmp_path, monk
     assert {path.name for path in tmp_path.iterdir()} == names
     for figure in kept:
         words = [text.get_text() for text in figure.findobj(Text)]
-        assert figure.get_suptitle() and not [word for word in words if ".csv" in word]
+        assert figure.texts[0].get_text() and not [word for word in words if ".csv" in word]
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 10
 
 
