@@ -245,7 +245,7 @@ class FilmedPong(pong_pg.Pong):
     def __init__(self, first: int, steps: float, points: float):
         super().__init__()
         self.first, self.last, self.points = first, first + steps, points
-        self.colours = list(COLOURS)  # 0xRRGGBB
+        self.palette = list(COLOURS)  # 0xRRGGBB
         self.shots = []  # before each step and at the end: (emulator frame, input, colour numbers)
 
     def reset(self):
@@ -267,8 +267,8 @@ class FilmedPong(pong_pg.Pong):
         if self.steps >= self.first:
             codes = self.ale.getScreenRGB() @ np.array([1 << 16, 1 << 8, 1])
             found = np.unique(codes).tolist()
-            self.colours += [code for code in found if code not in self.colours]
-            numbers = np.array([self.colours.index(code) for code in found], np.uint8)
+            self.palette += [code for code in found if code not in self.palette]
+            numbers = np.array([self.palette.index(code) for code in found], np.uint8)
             pixels = numbers[np.searchsorted(found, codes)]
             self.shots.append((self.ale.getEpisodeFrameNumber(), self.now - before, pixels))
 
@@ -294,10 +294,10 @@ def draw_game(args):
     )
     frames = np.array([shot[0] - pong.shots[0][0] for shot in pong.shots])  # 60 a second
     if video:
-        write_video(encoder, args.out, pictures, np.diff(frames), pong.colours)
+        write_video(encoder, args.out, pictures, np.diff(frames), pong.palette)
     else:
         durations = np.diff(np.rint(frames / 0.6)) * 10
-        write(args.out, animate(pictures, durations, pong.colours))
+        write(args.out, animate(pictures, durations, pong.palette))
     last, size = args.first + len(scores) - 1, os.path.getsize(args.out)
     seconds = f"{frames[-1] / 60:.1f} seconds of play"
     print(f"{args.out}: steps {args.first} to {last}, {seconds}, {size:,} bytes")
