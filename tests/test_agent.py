@@ -58,7 +58,7 @@ def test_the_agent_goes_on_learning(agent, trained, tmp_path):
         "--resume", "--episodes", 1, "--batch-size", 2, "--log", "log.csv", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] == len(trained) + 2
+    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1].games == len(trained) + 2
     assert [row[0] for row in rows_of(tmp_path / "log.csv")] == list(range(len(trained) + 2))
 
 
@@ -116,10 +116,12 @@ def test_the_commands_of_the_page_made_the_agent(agent, trained):
     state = pong_pg.load_checkpoint(agent / "save.p")[1]
     assert [args.resume for args in commands] == [False] + [True] * (len(commands) - 1)
     assert {args.log for args in commands} == {"results/agent.csv"}
-    assert commands[0].seed == state["seed"]
-    assert sum(args.episodes for args in commands) == state["games"]
-    hyperparameters = state["hyperparameters"]
-    assert commands[-1].learning_rate == hyperparameters["learning_rate"]
+    assert commands[0].seed == state.seed
+    assert sum(args.episodes for args in commands) == state.games
+    hyperparameters = state.hyperparameters
+    assert commands[-1].learning_rate == hyperparameters.learning_rate
     for name in ("batch_size", "gamma", "decay_rate"):
-        assert hyperparameters[name] == getattr(pong_pg, name)  # the commands leave them alone
+        assert getattr(hyperparameters, name) == getattr(
+            pong_pg, name
+        )  # the commands leave them alone
         assert {getattr(args, name) for args in commands} == {None}

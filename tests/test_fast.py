@@ -36,10 +36,9 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(pong_pg, "D", 3)
 
     def checkpoint(games, batch):
-        state = pong_pg.new_state(3)
-        state["games"] = games
-        state["hyperparameters"]["batch_size"] = batch
-        pong_pg.save_checkpoint(tmp_path / "fast.p", make_model(2, 3), state)
+        model, hyper = make_model(2, 3), pong_pg.Hyperparameters(batch_size=batch)
+        state = pong_pg.State(3, pong_pg.init_cache(model), hyper, games)
+        pong_pg.save_checkpoint(tmp_path / "fast.p", model, state)
 
     return checkpoint
 
@@ -135,8 +134,8 @@ def test_a_recipe_is_learnt_and_continued(tmp_path):
         command = [sys.executable, "-c", code.format(str(ROOT), {1: recipe}), "--seed", "3"]
         subprocess.run(command, cwd=str(tmp_path), check=True, stdout=subprocess.DEVNULL)
         state = pong_pg.load_checkpoint(tmp_path / "fast.p")[1]
-        assert (state["games"], state["seed"]) == (games, 3)
-    assert state["hyperparameters"]["gamma"] == 0.8
+        assert (state.games, state.seed) == (games, 3)
+    assert state.hyperparameters.gamma == 0.8
     assert logs.read_log(tmp_path / "fast.csv")["games"].tolist() == [1, 2, 3]
 
 

@@ -196,7 +196,7 @@ def save(tmp_path_factory):
     model = pong_pg.init_model(rng)
     model["W1"] *= rng.uniform(0.1, 3, (200, 1))
     model["W1"][:, :800] = 0
-    pong_pg.save_checkpoint(path, model, pong_pg.new_state(7))
+    pong_pg.save_checkpoint(path, model, pong_pg.State(7, pong_pg.init_cache(model)))
     return path
 
 

@@ -65,7 +65,7 @@ def begun(path, recipe: int) -> int:
     if not os.path.exists(path):
         return 0
     state = pong_pg.load_checkpoint(path)[1]
-    games, batch = state["games"], state["hyperparameters"]["batch_size"]
+    games, batch = state.games, state.hyperparameters.batch_size
     expected = pong_pg.parse_arguments(commands(recipe, 0)[0]).batch_size
     if batch != expected:
         what = f"{path} has batches of {batch} games, and the recipe for {recipe} cores {expected}"

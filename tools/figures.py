@@ -250,7 +250,7 @@ class FilmedPong(pong_pg.Pong):
 
     def reset(self):
         super().reset()
-        self.now, self.steps = self.prepro(), 0
+        self.now, self.steps = self.pixels(), 0
         self.keep()
 
     def step(self, action, rng):
@@ -263,7 +263,7 @@ class FilmedPong(pong_pg.Pong):
         return reward, over or self.steps >= self.last
 
     def keep(self):
-        before, self.now = self.now, self.prepro()
+        before, self.now = self.now, self.pixels()
         if self.steps >= self.first:
             codes = self.ale.getScreenRGB() @ np.array([1 << 16, 1 << 8, 1])
             found = np.unique(codes).tolist()

@@ -26,7 +26,7 @@ def find_agent(folder=ROOT):
             state = pong_pg.load_checkpoint(path)[1]
         except pong_pg.CheckpointError:
             continue
-        if (state["games"], state["running_mean"]) == (int(last[0]) + 1, float(last[2])):
+        if (state.games, state.running_mean) == (int(last[0]) + 1, float(last[2])):
             return path
     return None
 
