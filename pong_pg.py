@@ -34,6 +34,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import queue
 import secrets
 import signal
 import stat
@@ -41,6 +42,7 @@ import sys
 import threading
 import time
 import traceback
+from concurrent import futures
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import connection, resource_tracker
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn
@@ -412,6 +414,8 @@ def make_pong(**options: Any) -> Any:
         reason = str(error).partition("\n")[0]
         cure = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and "
         cure += "AutoROM --accept-license the ROM of gym 0.21"
+        if "SDL" in reason:
+            cure = f"the display {os.environ.get('DISPLAY')} cannot be opened: is it there?"
         for package in ("gym", "gymnasium", "ale_py"):
             if os.path.exists(os.path.join(sys.path[0], f"{package}.py")):
                 cure = f"{package}.py in {sys.path[0]} hides the package: give it another name"
@@ -494,10 +498,13 @@ def signals_held_back() -> Iterator[None]:
 
 
 class Worker:
-    """A process that plays one game at a time, and the pipe to it. To start it raises OSError."""
+    """A process that plays one game at a time, and the pipe to it. Raises OSError as it starts."""
 
     def __init__(self, show: bool) -> None:
         context = multiprocessing.get_context("spawn")
+        main_module: Any = sys.modules["__main__"]
+        if not hasattr(main_module, "__spec__"):  # pdb and IPython's %run take it away
+            main_module.__spec__ = None
         try:
             self.pipe, theirs = context.Pipe()
             self.process = context.Process(target=work, args=(theirs, show), daemon=True)
@@ -507,96 +514,110 @@ class Worker:
             cure = "try --workers 1; for a debugger or a profiler see docs/change_it.md"
             raise OSError(f"a worker process cannot be started: {error}: {cure}") from None
         theirs.close()  # so that the pipe ends when the worker does
-        self.place: Any = None  # in the batch, of the game that it plays
-        self.has_weights = False  # of this batch
+        self.batch = 0  # the batch whose weights it has
 
-    def start_game(self, place: int, model: dict, seed: tuple, gamma: float | None) -> None:
-        self.place = place
-        with contextlib.suppress(OSError):  # a dead worker is found when its game is awaited
-            self.pipe.send((None if self.has_weights else model, seed, gamma))
-        self.has_weights = True
+    def play(self, batch: int, model: dict, seed: tuple, gamma: float | None, on_point) -> Game:
+        """Has it play a game. Raises EOFError if it dies, UsageError and WorkerError."""
+        weights = None if self.batch == batch else model
+        self.batch = batch
+        kind, content = self.ask(weights, seed, gamma)
+        while kind == "point":
+            on_point(seed[1], content)
+            kind, content = self.ask()
+        if kind == "refused":
+            raise UsageError(content)
+        if kind == "failed":
+            raise WorkerError(content)
+        return Game(*content)
 
-    def kill(self) -> None:
-        self.process.kill()  # there is nothing in a worker to lose
-        self.process.join()
+    def ask(self, *request: Any) -> tuple:
+        """Sends a request, if there is one, and waits for what the worker says next."""
+        try:
+            if request:
+                self.pipe.send(request)
+            return self.pipe.recv()
+        except OSError:
+            raise EOFError from None
 
 
 class Workers:
-    """A player: `count` processes of this machine, started when there is something to play."""
+    """A player: `count` processes of this machine, and for each a thread that waits for it."""
 
     def __init__(self, count: int, check_signals=None, show=False, on_point=None) -> None:
         # A worker's BLAS reads these as it starts. Two threads are slower, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[f"{blas}_THREADS"] = "1"
-        self.count = count
         self.check_signals = check_signals
         self.show = show
         self.on_point = on_point
-        self.workers: list[Worker] = []
+        self.threads = futures.ThreadPoolExecutor(count)
+        self.idle: queue.SimpleQueue = queue.SimpleQueue()
+        for _ in range(count):
+            self.idle.put(None)  # for a worker that is not started yet
+        self.started: list = []
+        self.batch = 0
         self.deaths = 0  # since a game came home
+        self.closed = False
 
     def play(self, model: dict, seeds: list, gamma: float | None = None) -> Iterator[Game]:
-        """Yields the game of each seed, in their order.
+        """Yields the game of each seed, in their order. Without a gamma they have no gradient.
 
-        A worker that is killed is replaced, and its game, which is the same, is played anew. Raises
-        UsageError, WorkerError, OSError and what `check_signals` raises.
+        Raises UsageError, WorkerError, OSError and what `check_signals` raises.
         """
-        for worker in list(self.workers):
-            worker.has_weights = False
-            if worker.place is not None:  # the batch before was interrupted
-                self.remove(worker)
-        waiting = list(range(len(seeds)))
-        games: dict = {}
-        for place in range(len(seeds)):
-            while place not in games:
-                while len(self.workers) < self.count:
-                    self.workers.append(Worker(self.show))
-                for worker in self.workers:
-                    if worker.place is None and waiting:
-                        next_place = waiting.pop(0)
-                        worker.start_game(next_place, model, seeds[next_place], gamma)
-                if self.check_signals is not None:
-                    self.check_signals()
-                self.collect(waiting, games, seeds)
-            yield games.pop(place)
+        self.batch += 1
+        games = [
+            self.threads.submit(self.play_one, self.batch, model, seed, gamma) for seed in seeds
+        ]
+        try:
+            for game in games:
+                while not game.done():
+                    if self.check_signals is not None:
+                        self.check_signals()
+                    futures.wait([game], timeout=0.1)
+                yield game.result()
+        finally:
+            for game in games:
+                game.cancel()
 
-    def collect(self, waiting: list, games: dict, seeds: list) -> None:
-        """Takes what workers have sent. It waits for it, but not so long that signals would."""
-        playing: dict[Any, Worker] = {w.pipe: w for w in self.workers if w.place is not None}
-        for pipe in connection.wait(list(playing), timeout=0.1):
-            worker = playing[pipe]
-            try:
-                kind, content = worker.pipe.recv()
-            except (EOFError, OSError):
-                waiting.insert(0, worker.place)
-                self.replace_dead(worker)
-                continue
-            if kind == "error":
-                raise content
-            if kind == "point":
-                self.on_point(seeds[worker.place][1], content)
-            else:
-                games[worker.place] = content
-                worker.place = None
-                self.deaths = 0
+    def play_one(self, batch: int, model: dict, seed: tuple, gamma: float | None) -> Game:
+        """Plays a game on an idle worker. If that is killed, another plays the same game."""
+        worker = self.idle.get()
+        try:
+            while True:
+                if worker is None:
+                    worker = self.start_worker()
+                try:
+                    game = worker.play(batch, model, seed, gamma, self.on_point)
+                    self.deaths = 0
+                    return game
+                except EOFError:
+                    self.count_death(worker)
+                    worker = None
+        finally:
+            self.idle.put(worker)
 
-    def replace_dead(self, worker: Worker) -> None:
-        worker.process.join(1.0)
-        self.remove(worker)
+    def start_worker(self) -> Worker:
+        worker = Worker(self.show)
+        self.started.append(worker)
+        if self.closed:
+            worker.process.kill()  # `close` may have missed it
+        return worker
+
+    def count_death(self, worker: Worker) -> None:
+        worker.process.join()
+        self.started.remove(worker)
         self.deaths += 1
         status = worker.process.exitcode or 0
-        if status > 0:  # nobody killed it, so the next one would end like it
+        if self.closed or status > 0:  # nobody killed it: the next one would end like it
             raise OSError(f"a worker process ended by itself, with status {status}")
         if self.deaths > 30:
             raise OSError("worker processes die again and again")
 
-    def remove(self, worker: Worker) -> None:
-        worker.kill()
-        self.workers.remove(worker)
-
     def close(self) -> None:
-        while self.workers:
-            self.remove(self.workers[0])
+        self.closed = True
+        for worker in list(self.started):
+            worker.process.kill()  # there is nothing in a worker to lose
+        self.threads.shutdown()
 
 
 def work(pipe: Any, show: bool) -> None:
@@ -625,11 +646,11 @@ def work(pipe: Any, show: bool) -> None:
             try:
                 pong = pong or Pong(show)
                 game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
-                answer = ("game", game)
+                answer = ("game", tuple(game))
             except UsageError as error:
-                answer = ("error", UsageError(str(error)))
+                answer = ("refused", str(error))
             except BaseException:  # of code that somebody has changed
-                answer = ("error", WorkerError(traceback.format_exc()))
+                answer = ("failed", traceback.format_exc())
             pipe.send(answer)
 
 
@@ -673,7 +694,7 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     if (fits or ours) and hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     units, more = divmod(size, arrays // H)
-    if not fits and data.startswith(frames[0][:40]) and 200 < more < MOST_JSON:
+    if not fits and data.startswith(frames[0][:40]) and least - arrays < more < MOST_JSON:
         raise CheckpointError(f"{path} has the size of {units} hidden units, and H is {H}")
     try:
         return model, decode(data, frames, model, cache)
@@ -1154,6 +1175,11 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
         workers = min(args.workers, games)
         return choose_player(args.cluster, args.render, workers, check_signals, on_point)
 
+    if not os.path.exists(globals().get("__file__", "")):  # python - < pong_pg.py
+        raise UsageError("workers read the script too, so it must be a file: python pong_pg.py")
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        text = 'your script is read by a worker, too: call main under if __name__ == "__main__":'
+        raise UsageError(text)
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
         raise UsageError(f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}")
@@ -1176,17 +1202,31 @@ def choose_player(cluster, render: bool, workers: int, check_signals, on_point) 
             text = f"--cluster needs tools/dask_cluster.py beside pong_pg.py: {error}"
             raise UsageError(text) from None
         return dask_cluster.Cluster(sys.modules[__name__], cluster, workers, check_signals)
-    screens = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    has_display = any(os.environ.get(name) for name in screens)
-    if render and sys.platform.startswith("linux") and not has_display:
-        raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
-    return Workers(1 if render else workers, check_signals, render, on_point)
+    if render:
+        choose_display()
+        return Workers(1, check_signals, show=True, on_point=on_point)
+    return Workers(workers, check_signals)
+
+
+def choose_display() -> None:
+    """Raises UsageError where there is none. SDL itself would play on, silently, without a window.
+
+    With a driver that is named it fails where that display cannot be opened.
+    """
+    if sys.platform.startswith("linux") and not os.environ.get("SDL_VIDEODRIVER"):
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # there is nothing to hear
+        if os.environ.get("DISPLAY"):
+            os.environ["SDL_VIDEODRIVER"] = "x11"
+        elif os.environ.get("WAYLAND_DISPLAY"):
+            os.environ["SDL_VIDEODRIVER"] = "wayland"
+        else:
+            raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
 
 
 def main(argv: list | None = None) -> int:
     """Runs the script. Returns its exit status."""
-    args = parse_arguments(argv)
     prepare_output()
+    args = parse_arguments(argv)
     with noted_signals() as check_signals:
         try:
             run(args, check_signals)

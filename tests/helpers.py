@@ -210,6 +210,15 @@ def log_without_seconds(path):
         return [row[:4] for row in csv.reader(file)]
 
 
+def write_log(path, running_mean, lengths, scores=None, seconds=None):
+    """A log as --log writes it: the running mean and the steps of each game."""
+    rows = ["episode,reward,running_mean,steps,seconds"]
+    for game, (mean, length) in enumerate(zip(running_mean, lengths)):
+        score = mean if scores is None else scores[game]
+        rows.append(f"{game},{score},{mean},{length},{game if seconds is None else seconds[game]}")
+    path.write_text("\n".join(rows) + "\n")
+
+
 # ---- checkpoints --------------------------------------------------------------------------------
 
 

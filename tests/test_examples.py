@@ -9,13 +9,11 @@ import time
 import numpy as np
 import pytest
 from helpers import ROOT, run_script
-from PIL import Image
 
 import pong_pg
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(ROOT / "examples"))
-import compare  # noqa: E402
 import step_times  # noqa: E402
 import with_ppo  # noqa: E402
 import with_torch  # noqa: E402
@@ -24,7 +22,6 @@ SCRIPTS = {
     "with_torch": with_torch,
     "with_ppo": with_ppo,
     "step_times": step_times,
-    "compare": compare,
 }
 BATCH = "--seed 3 --episodes 2 --batch-size 2 --learning-rate 1e-3".split()  # as `short_run` has it
 
@@ -373,7 +370,6 @@ def test_ctrl_c_saves_what_was_learnt(tmp_path):
         ("with_ppo", "--resume", "--resume"),
         ("step_times", "--device cuda", "GPU"),
         ("step_times", "--save theirs.p", "theirs.p"),
-        ("compare", "theirs.p", "theirs.p"),
     ],
 )
 def test_bad_input_is_one_line(name, flags, named, tmp_path, short_run, monkeypatch, capsys):
@@ -402,7 +398,7 @@ def test_without_torch_it_says_how_to_get_it(name, tmp_path):
     assert done.stderr.count("\n") == 1 and "examples/requirements.txt" in done.stderr
 
 
-# ---- the tables and the picture
+# ---- the table
 
 
 def test_step_times_add_up(monkeypatch, capsys):
@@ -423,37 +419,3 @@ def test_step_times_add_up(monkeypatch, capsys):
         learning = sum(times[2:])
         assert float(share[column].rstrip("%")) == pytest.approx(100 * learning / total, abs=1.5)
         assert float(gain[column].split()[0]) == pytest.approx(total / sum(times[:2]), rel=0.02)
-
-
-def write_log(path, means):
-    rows = [f"{n},{mean},{mean},1000,{n}" for n, mean in enumerate(means)]
-    path.write_text("\n".join(["episode,reward,running_mean,steps,seconds", *rows]) + "\n")
-
-
-def test_compare_tells_the_algorithms_apart(tmp_path, capsys):
-    slow, fast = tmp_path / "save.csv", tmp_path / "ppo-seed1.csv"
-    write_log(slow, np.linspace(-21, -10, 2401))
-    write_log(fast, np.linspace(-21, 4, 2401))
-    picture = tmp_path / "algorithms.png"
-    assert call(compare.main, slow, fast, "--out", picture) == 0
-    _, _, reinforce, ppo = capsys.readouterr().out.splitlines()
-    first = [f"{int(np.ceil(2400 * 2 / rise)) + 1:,} games" for rise in (11, 25)]
-    assert reinforce.startswith(f"| REINFORCE, save.csv | {first[0]}, 0.4M steps, 1 min |")
-    assert ppo.startswith(f"| PPO, ppo-seed1.csv | {first[1]}, 0.2M steps, 0 min |")
-    assert reinforce.endswith("|  |  |") and "|  |" not in ppo
-    with Image.open(picture) as image:
-        right = np.array(image.convert("RGB"))[:, image.width // 2 :].astype(int)
-    tops = {  # in the panel without a legend; the dashed line is the even score
-        name: (np.abs(right - colour) <= 6).all(axis=-1).any(axis=1).argmax()
-        for name, colour in {"REINFORCE": (0, 114, 178), "PPO": (213, 94, 0)}.items()
-    }
-    even = (right < 50).all(axis=-1).sum(axis=1)[: right.shape[0] * 3 // 4].argmax()
-    assert 0 < tops["PPO"] < even < tops["REINFORCE"]
-
-
-def test_the_pages_table_is_that_of_the_logs(tmp_path, capsys):
-    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
-    names = ["default", "seed10", "seed11", "seed12", "save", "ppo-seed1", "ppo-seed2", "ppo-seed3"]
-    logs = [ROOT / "docs" / f"{name}.csv" for name in names]
-    assert call(compare.main, *logs, "--out", tmp_path / "algorithms.png") == 0
-    assert capsys.readouterr().out == page.split("<!-- algorithms -->\n")[1].split("\n\n")[0] + "\n"

@@ -7,15 +7,19 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, write_log
+from matplotlib.artist import getp
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 import pong_pg
 
 sys.path.insert(0, str(ROOT / "tools"))
 import figures
+
+from tools import logs
 
 LOG = "episode,reward,running_mean,steps,seconds\n"
 SEED, FIRST, STEPS = 1, 40, 60  # of the GIF
@@ -42,14 +46,13 @@ def is_colour(image, name):
 # ---- learning curve
 
 
-def write_log(path, running_mean, pace=1):
+def make_log(path, running_mean, pace=1):
     """A log of which hours go with the square of games; gives its columns."""
     rng = np.random.default_rng(0)
     games = np.arange(1, len(running_mean) + 1)
     scores = np.clip(np.rint(running_mean + rng.normal(0, 4, len(games))), -21, 21)
     steps, seconds = games * pace, games**2 * 0.01
-    rows = zip(games - 1, scores, running_mean, steps, seconds)
-    path.write_text(LOG + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    write_log(path, running_mean, steps, scores, seconds)
     return {
         "games": games,
         "scores": scores,
@@ -67,7 +70,7 @@ def curve(tmp_path, monkeypatch):
 
     def curve(*args):
         assert draw("curve", *args, "--out", "curve.png") == 0
-        assert pixels("curve.png").shape == (760, 1800, 3)
+        assert pixels("curve.png").shape == (740, 1500, 3)
         return kept[-1].axes
 
     return curve
@@ -79,17 +82,17 @@ def points(line):
 
 def test_curve_shows_games_mean_the_even_line_and_where_they_cross(curve, tmp_path, capsys):
     mean = np.linspace(-20, 10, 900)  # it is even after two thirds
-    log = write_log(tmp_path / "a.csv", mean)
+    log = make_log(tmp_path / "a.csv", mean)
     even = int((mean >= 0).argmax())
     for axes, x in zip(curve("a.csv"), (log["games"], log["hours"])):
-        dots, line, ring, dashes = axes.lines
+        dots, line, ring, zero = axes.lines
         assert points(dots) == np.transpose([x, log["scores"]]).tolist()
         assert points(line) == np.transpose([x, mean]).tolist()
         assert points(ring) == [[x[even], 0]] and (ring.get_marker(), ring.get_mfc()) == (
             "o",
             "white",
         )
-        assert points(dashes) == [[0, 0], [1, 0]] and dashes.get_ls() == "--"  # the whole way
+        assert points(zero) == [[0, 0], [1, 0]]  # the whole way
         assert (
             axes.get_xlim()[0] == 0 and axes.get_xlim()[1] > x[-1] and axes.get_ylim() == (-22, 22)
         )
@@ -98,15 +101,9 @@ def test_curve_shows_games_mean_the_even_line_and_where_they_cross(curve, tmp_pa
 
 
 def test_curve_marks_no_crossing_where_there_is_none(curve, tmp_path, capsys):
-    write_log(tmp_path / "a.csv", np.linspace(-20, -5, 300))
+    make_log(tmp_path / "a.csv", np.linspace(-20, -5, 300))
     assert [len(axes.lines) for axes in curve("a.csv")] == [3, 3]
     assert "not yet" in capsys.readouterr().out
-
-
-def test_a_score_is_come_up_to_from_below():
-    mean = np.array([-19.0, -20.0, -19.5, -19.0, -20.0, -18.0])
-    assert figures.first_up_to(-19, mean) == 3 and figures.first_up_to(-18.5, mean) == 5
-    assert figures.first_up_to(0, mean) is None and figures.first_up_to(-20, mean) is None
 
 
 def interpolated(xs, ys, x):
@@ -122,13 +119,13 @@ def test_several_seeds_are_a_median_in_a_band_beside_single_runs(curve, tmp_path
     rng = np.random.default_rng(1)
     means = [np.cumsum(rng.normal(0.01, 0.2, n)) - 18 for n in (300, 340, 400)]
     paces = 1300, 1000, 700
-    logs = [write_log(tmp_path / f"{i}.csv", means[i], paces[i]) for i in range(3)]
-    write_log(tmp_path / "alone.csv", np.linspace(-20, 10, 900))
+    logs = [make_log(tmp_path / f"{i}.csv", means[i], paces[i]) for i in range(3)]
+    make_log(tmp_path / "alone.csv", np.linspace(-20, 10, 900))
     panels = curve("0.csv,1.csv,2.csv", "alone.csv", "--against", "steps", "--games", 390)
     shortest = {"games": 300, "steps": (700 * np.arange(1, 391)).sum() / 1e6}
     for axes, unit in zip(panels, shortest):
-        line, dots, alone, *_ = axes.lines  # of the three there are no dots
-        assert len(dots.get_xdata()) == len(alone.get_xdata()) == 390
+        line, alone, _ = axes.lines  # of several curves there are no dots
+        assert len(alone.get_xdata()) == 390
         (band,) = axes.collections
         between = collections.defaultdict(list)
         for x, y in band.get_paths()[0].vertices:
@@ -143,23 +140,49 @@ def test_several_seeds_are_a_median_in_a_band_beside_single_runs(curve, tmp_path
     assert "0.csv, 1.csv, 2.csv: 300 games, " in capsys.readouterr().out
 
 
-def test_curves_of_several_logs_are_told_apart(curve, tmp_path):
+def test_curves_of_several_logs_are_told_apart_in_grey_too(curve, tmp_path):
     for name in "a.csv", "b.csv", "c,d.csv":
-        write_log(tmp_path / name, np.linspace(-20, 14, 30))
+        make_log(tmp_path / name, np.linspace(-20, 14, 30))
     axes = curve("a.csv", "b.csv", "c,d.csv", "a.csv,b.csv")[0]
     legend = axes.get_legend()
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["a.csv", "b.csv", "c,d.csv", "a.csv, b.csv"]
-    colours = [line.get_color() for line in legend.get_lines()]
     means = [line for line in axes.lines if line.get_label() in labels]
-    assert colours == [line.get_color() for line in means] and len(set(colours)) == 4
+    for style in "color", "marker", "linestyle":
+        shown = [getp(line, style) for line in legend.get_lines()]
+        assert shown == [getp(line, style) for line in means] and len(set(shown)) == 4
+
+
+def test_a_legend_says_what_a_curve_is(curve, tmp_path):
+    """Of the logs in results/ it is known, of others it can be said."""
+    make_log(tmp_path / "a.csv", np.linspace(-20, 14, 30))
+    three = ",".join(
+        str(logs.RESULTS / f"cores-2-batch-2-seed-{seed}.csv") for seed in (10, 11, 12)
+    )
+    drawn = curve(three, "a.csv", "--games", 30, "--title", "mine", "--label", "A")
+    labels = [text.get_text() for text in drawn[0].get_legend().get_texts()]
+    assert labels == ["A", "a.csv"] and drawn[0].figure.texts[0].get_text() == "mine"
+    labels = curve(three, "a.csv", "--games", 30)[0].get_legend().get_texts()
+    assert labels[0].get_text() == "fast recipe on 2 cores, seeds 10 to 12"
+
+
+def test_the_pictures_of_the_results_have_words_and_no_file_names(tmp_path, monkeypatch):
+    kept, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
+    assert draw("pictures", "--out", tmp_path) == 0
+    names = {"how-long.png", "agent.png", "blog-rate.png", "algorithms.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for figure in kept:
+        words = [text.get_text() for text in figure.findobj(Text)]
+        assert figure.texts[0].get_text() and not [word for word in words if ".csv" in word]
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 10
 
 
 def test_a_line_that_is_being_written_does_not_count(tmp_path):
-    write_log(tmp_path / "a.csv", np.linspace(-20, -5, 30))
+    make_log(tmp_path / "a.csv", np.linspace(-20, -5, 30))
     with open(tmp_path / "a.csv", "a") as log:
         log.write("30,-2")
-    assert figures.read_log(tmp_path / "a.csv")["games"].tolist() == list(range(1, 31))
+    assert logs.read_log(tmp_path / "a.csv")["games"].tolist() == list(range(1, 31))
 
 
 # ---- weights
@@ -173,7 +196,7 @@ def save(tmp_path_factory):
     model = pong_pg.init_model(rng)
     model["W1"] *= rng.uniform(0.1, 3, (200, 1))
     model["W1"][:, :800] = 0
-    pong_pg.save_checkpoint(path, model, pong_pg.new_state(7))
+    pong_pg.save_checkpoint(path, model, pong_pg.State(7, pong_pg.init_cache(model)))
     return path
 
 
@@ -186,7 +209,7 @@ def test_weights_are_crisp_images_strongest_first(save, tmp_path):
     units = sorted(range(200), key=lambda i: -strength[i])
     white = is_colour(page, "white")
     for i, unit in enumerate(units[:20]):
-        y, x = 42 + i // 5 * 163, 3 + i % 5 * 163
+        y, x = 58 + i // 5 * 163, 3 + i % 5 * 163
         cell = page[y : y + 160, x : x + 160].astype(int)
         assert (cell == cell[::2, ::2].repeat(2, 0).repeat(2, 1)).all()
         w = model["W1"][unit].reshape(80, 80)
@@ -197,10 +220,10 @@ def test_weights_are_crisp_images_strongest_first(save, tmp_path):
         extreme = is_colour(cell[::2, ::2], "orange" if w[most] > 0 else "blue")
         assert extreme[most] and extreme.sum() < 20
         assert white[y : y + 20, x : x + 160].all()  # the rows of zero weights
-    gaps = page[42 - 3 : 42].reshape(-1, 3)
+    gaps = page[58 - 3 : 58].reshape(-1, 3)
     assert (gaps == 128).all()
-    assert white[:38].mean() > 0.6
-    assert 0.01 < (page[:38] < 128).all(axis=-1).mean() < 0.3  # the title
+    assert white[:54].mean() > 0.6
+    assert 0.01 < (page[:54] < 128).all(axis=-1).mean() < 0.3  # the title
 
 
 # ---- a game
@@ -318,15 +341,33 @@ def test_the_end_of_a_game_is_its_last_picture(save, game, tmp_path, capsys):
     assert "built-in player 21, agent " in capsys.readouterr().out
 
 
-def test_a_gif_ends_before_it_is_too_big(gif, save, tmp_path, capsys, monkeypatch):
-    assert figures.MOST_BYTES == 3_000_000
-    monkeypatch.setattr(figures, "MOST_BYTES", 50_000)
-    assert draw("game", "--save", save, *PART, "--out", tmp_path / "a.gif") == 0
-    assert 40_000 < (tmp_path / "a.gif").stat().st_size <= 50_000
-    images, durations = pictures(tmp_path / "a.gif")
-    n = len(images)
-    assert (images == gif[0][:n]).all() and durations == gif[1][: n - 1] + [1000]
-    assert f"{STEPS + 1 - n} steps left out" in capsys.readouterr().err
+class Encoder:
+    """Stands for imageio-ffmpeg, a package of some 30 MB: keeps what it would encode."""
+
+    def write_frames(self, path, size, **options):
+        self.size, self.fps, self.frames = size, options["fps"], []
+        with open(path, "wb") as file:
+            frame = yield
+            while True:
+                self.frames.append(frame)
+                file.write(b"a frame")
+                frame = yield
+
+
+def test_a_video_shows_each_picture_of_the_gif_for_its_time(gif, save, tmp_path, monkeypatch):
+    encoder = Encoder()
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", encoder)
+    assert draw("game", "--save", save, *PART, "--out", tmp_path / "a.mp4") == 0
+    assert (encoder.size, encoder.fps) == ((728, 420), 60)
+    images, durations = gif
+    at = 0
+    for image, duration in zip(images, durations):
+        frames = round(duration * 60 / 1000)
+        shown = np.frombuffer(b"".join(encoder.frames[at : at + frames]), np.uint8)
+        assert (shown.reshape(frames, 420, 728, 3) == image).all()
+        at += frames
+    assert at == len(encoder.frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 # ---- what they share
@@ -344,9 +385,13 @@ def test_a_gif_ends_before_it_is_too_big(gif, save, tmp_path, capsys, monkeypatc
         ("curve binary.csv --out a.png", "is not a log"),
         ("curve one.csv,none.csv --out a.png", "none.csv is not a log"),
         ("curve one.csv, --out a.png", "is not a log"),
-        ("curve one.csv,late.csv --out a.png", "logs that have steps in common"),
+        ("curve one.csv,late.csv --against steps --out a.png", "logs that have steps in common"),
         ("curve one.csv --out one.csv", "expected a .png"),
         ("curve one.csv --out nowhere/a.png", "in a folder that is there"),
+        ("curve one.csv --label a --label b --out a.png", "2 times for 1 curves"),
+        ("minutes none.csv", "No such file"),
+        ("minutes one.csv --cores 0", "'0' is not a whole number from 1 on"),
+        ("game --out a.png", "expected a .gif or .mp4"),
         ("curve", "required: LOG"),
         ("", "required: FIGURE"),
         ("weights --save none.p --out a.png", "none.p is not there"),
@@ -379,8 +424,9 @@ def test_bad_input_is_one_line_and_status_2(args, message, save, tmp_path, monke
 @pytest.mark.parametrize(
     "args, module, package",
     [
-        ("curve a.csv --out a.png", "matplotlib", "matplotlib"),
+        (f"curve {logs.PPO_LOGS[0]} --out a.png", "matplotlib", "matplotlib"),
         ("weights --out a.png", "PIL", "Pillow"),
+        ("game --out a.mp4", "imageio_ffmpeg", "imageio-ffmpeg"),
     ],
 )
 def test_a_missing_package_is_named(args, module, package, tmp_path):
@@ -405,7 +451,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(save, tmp_path, mon
     assert (tmp_path / "a.png").read_text() == "old"
 
 
-@pytest.mark.parametrize("figure", ["", "curve", "weights", "game"])
+@pytest.mark.parametrize(
+    "figure", ["", "curve", "minutes", "weights", "game", "pictures", "tables"]
+)
 def test_help_fits_a_screen(figure, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert draw(*figure.split(), "--help") == 0

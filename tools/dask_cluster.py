@@ -66,7 +66,7 @@ class Cluster:
             raise script.UsageError(text) from None
         self.script = script
         self.check_signals = check_signals
-        self.futures = []
+        self.futures: list = []
         logging.disable()  # what matters, we say
         where = {"address": address, "timeout": 5}
         if address == "local":

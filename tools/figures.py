@@ -1,23 +1,25 @@
-"""The pictures of README.md: the learning curve, what the network has learnt, and a game.
+"""The pictures of this project, and its tables.
 
-    python tools/figures.py curve docs/save.csv         # of what pong_pg.py --log wrote
-    python tools/figures.py curve docs/seed10.csv,docs/seed11.csv    # with a band
-    python tools/figures.py table docs/save.csv         # how long it took, as Markdown
-    python tools/figures.py weights                     # of save.p
-    python tools/figures.py game --seed 1 --points 2    # save.p plays
+    python tools/figures.py curve my.csv                # of what pong_pg.py --log wrote
+    python tools/figures.py curve 1.csv,2.csv,3.csv     # three seeds: their median, in a band
+    python tools/figures.py minutes my.csv              # how long it took, as Markdown
+    python tools/figures.py weights                     # what save.p has learnt
+    python tools/figures.py game --seed 1 --points 2    # save.p plays: a GIF, or an .mp4
 
-matplotlib draws the curve and Pillow the others; training needs neither.
+For maintainers, from the logs in results/:
+
+    python tools/figures.py pictures                    # the curves in results/
+    python tools/figures.py tables                      # the tables in README.md and elsewhere
+
+matplotlib draws the curves and Pillow the others; a video needs imageio-ffmpeg.
 """
 
 import argparse
 import contextlib
-import csv
 import functools
 import importlib
 import io
-import itertools
 import os
-import struct
 import sys
 from math import inf
 from pathlib import Path
@@ -27,161 +29,172 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pong_pg
 from pong_pg import UsageError
+from tools import tables
+from tools.logs import (
+    AGENT,
+    BLOG_RATE,
+    NAME,
+    PPO,
+    RESULTS,
+    SPEED,
+    Run,
+    first_up_to,
+    read_run,
+    recipes,
+    spread,
+)
 
 # Okabe and Ito, "Color Universal Design" (2008): colour-blind readers can tell these apart
 ORANGE, SKY, GREEN = 0xE69F00, 0x56B4E9, 0x009E73
 BLUE, VERMILION, PURPLE = 0x0072B2, 0xD55E00, 0xCC79A7
 
 
-# ---- learning curve -----------------------------------------------------------------------------
+# ---- learning curves ----------------------------------------------------------------------------
 
-LOG_COLUMNS = ["episode", "reward", "running_mean", "steps", "seconds"]
+UNITS = {
+    "games": "games played",
+    "hours": "hours of training",
+    "steps": "million steps",
+    "minutes": "minutes of training",
+}
+# Colour, line and marker of the first curve, of the second, and so on; the last two for grey paper
+STYLES = [(BLUE, "-", "o"), (VERMILION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D")]
 
 
 def draw_curve(args):
-    """Scores and running mean of each log, against games and against hours, as a PNG.
+    """The running mean of each log, against games and against hours, as a PNG.
 
     Logs that a comma joins are one curve: the median of their running means in a band from the
     lowest to the highest.
     """
-    mpl = need("matplotlib", "matplotlib.figure")
-    paths = [[text] if os.path.exists(text) else text.split(",") for text in args.logs]
-    groups = [[read_log(path, args.games) for path in group] for group in paths]
-    names = [", ".join(Path(path).name for path in group) for group in paths]
-    if len(set(names)) < len(names):
-        names = args.logs
-    units = {"games": "games played", "hours": "hours of training", "steps": "million steps"}
-    curves = {unit: [spread(logs, unit) for logs in groups] for unit in units}
-    figure = mpl.Figure((9, 3.8), dpi=200, layout="constrained")
-    title = {
-        "each dot is a game, the line the running mean": 1 in map(len, paths),
-        "several runs: the median of their running means, in a band from the lowest to the highest":
-            max(map(len, paths)) > 1,
-    }  # fmt: skip
-    figure.suptitle("\n".join(text for text in title if title[text]), fontsize=9, color="0.3")
-    panels = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    for axes, unit in zip(panels, ("games", args.against)):
-        colours = itertools.cycle([BLUE, VERMILION, PURPLE, GREEN])
-        for logs, name, curve, colour in zip(groups, names, curves[unit], colours):
-            (x, low, mean, high), colour = curve, f"#{colour:06x}"
-            if len(logs) == 1:
-                alpha = min(0.5, max(0.1, 1000 / len(x))) / len(groups)
-                style = {"ms": 2.5, "mew": 0, "alpha": alpha, "color": colour, "zorder": 1}
-                axes.plot(x, logs[0]["score"], ".", **style)
-            else:
-                axes.fill_between(x, low, high, color=colour, alpha=0.3, lw=0, zorder=2)
-            axes.plot(x, mean, lw=2, color=colour, zorder=3, label=name)
-            even = first_up_to(0, mean)
-            if even is not None:
-                axes.plot(x[even], 0, "o", ms=7, mfc="white", mew=2, color=colour, zorder=4)
-                if len(groups) == 1:  # the text stands where the curve does not
-                    text = f"even after {x[even]:,.{0 if unit == 'games' else 2}f} {unit}"
-                    early = x[even] < x[-1] / 2
-                    at, ha = ((6, -16), "left") if early else ((-6, 8), "right")
-                    style = {"textcoords": "offset points", "fontsize": 9, "zorder": 5}
-                    axes.annotate(text, (x[even], 0), at, ha=ha, **style)
-        axes.axhline(0, color="black", lw=1, ls="--", zorder=2)
-        axes.set(xlabel=units[unit], ylim=(-22, 22), yticks=range(-21, 22, 7))
-        axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=6)
-        axes.xaxis.set_major_formatter("{x:,g}")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("score of a game (points)")
-    beside = panels[1].get_yaxis_transform()
-    panels[1].text(1.01, 0, "even\nscore", transform=beside, va="center", fontsize=9)
-    if len(groups) > 1 or len(groups[0]) > 1:
-        panels[0].legend(loc="upper left", fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write(args.out, picture.getvalue())
-    for i, name in enumerate(names):
+    runs = []
+    for text in args.logs:
+        paths = [text] if os.path.exists(text) else text.split(",")
+        runs.append(Run(label_of(paths), tuple(paths)))
+    if len(args.label) > len(runs):
+        raise UsageError(f"--label is given {len(args.label)} times for {len(runs)} curves")
+    for i, label in enumerate(args.label):
+        runs[i] = runs[i]._replace(label=label)
+    curves = [(run.label, read_run(run, args.games)) for run in runs]
+    draw_panels(args.out, curves, ["games", args.against], args.title)
+    for label, logs in curves:
         ends, evens = [], []
         for unit, digits in ("games", 0), ("hours", 2):
-            x, _, mean, _ = curves[unit][i]
+            x, _, mean, _ = spread(logs, unit)
             ends.append(f"{x[-1]:,.{digits}f} {unit}")
-            if first_up_to(0, mean) is not None:
-                evens.append(f"{x[first_up_to(0, mean)]:,.{digits}f} {unit}")
-        print(f"{name}: {', '.join(ends)}; even after: {', '.join(evens) or 'not yet'}")
+            even = first_up_to(0, mean)
+            if even is not None:
+                evens.append(f"{x[even]:,.{digits}f} {unit}")
+        print(f"{label}: {', '.join(ends)}; even after: {', '.join(evens) or 'not yet'}")
 
 
-def spread(logs, unit):
-    """(x, lowest, median and highest running mean at x) of logs, as far as all of them go.
+def label_of(paths) -> str:
+    """What a curve of these logs is: known for those of results/, else their names."""
+    for run in (BLOG_RATE, AGENT, PPO, *recipes()):
+        if [Path(path).resolve() for path in paths] == list(run.paths):
+            return legend(run)
+    return ", ".join(map(str, paths))
 
-    A median over fewer and fewer runs would jump where one of them ends.
+
+def legend(run) -> str:
+    return run.label if len(run.paths) == 1 else f"{run.label}, {tables.seeds(run)}"
+
+
+def draw_panels(out, curves, units, title="", ends=None):
+    """Draws curves, (label, logs) each, in a panel for each unit of UNITS, and writes a PNG.
+
+    `ends` are the last x of the panels. A single log shows its games as dots as well.
     """
-    if len(logs) == 1:
-        return (logs[0][unit], *[logs[0]["running_mean"]] * 3)
-    x = np.unique(np.concatenate([log[unit] for log in logs]))
-    x = x[(x >= max(log[unit][0] for log in logs)) & (x <= min(log[unit][-1] for log in logs))]
-    if not len(x):
-        raise UsageError(f"a band needs logs that have {unit} in common")
-    means = [np.interp(x, log[unit], log["running_mean"]) for log in logs]
-    return x, np.min(means, axis=0), np.median(means, axis=0), np.max(means, axis=0)
+    mpl = need("matplotlib", "matplotlib.figure")
+    figure = mpl.Figure((7.5, 3.7), dpi=200, layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    panels = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
+    alone = len(curves) == 1 and len(curves[0][1]) == 1
+    for axes, unit, end in zip(panels, units, ends or [None] * len(units)):
+        for (label, logs), (colour, line, marker) in zip(curves, STYLES * len(curves)):
+            colour = f"#{colour:06x}"
+            x, low, mean, high = spread(logs, unit)
+            if alone:
+                alpha = min(0.5, max(0.1, 1000 / len(x)))
+                dots = {"ms": 2.5, "mew": 0, "alpha": alpha, "color": "0.3", "zorder": 1}
+                axes.plot(x, logs[0]["score"], ".", **dots)
+            if len(logs) > 1:
+                axes.fill_between(x, low, high, color=colour, alpha=0.3, lw=0, zorder=2)
+            marks = np.searchsorted(x, np.linspace(0, end or x[-1], 9)[1:-1])
+            style = {"marker": marker, "ms": 7, "markevery": marks[marks < len(x)].tolist()}
+            style = {"ls": "-"} if alone else {"ls": line, **style}
+            axes.plot(x, mean, lw=2, color=colour, zorder=3, label=label, **style)
+            even = first_up_to(0, mean)
+            if alone and even is not None:
+                axes.plot(x[even], 0, "o", ms=8, mfc="white", mew=2, color=colour, zorder=4)
+        axes.axhline(0, color="black", lw=1, zorder=2)
+        axes.set(ylim=(-22, 22), yticks=range(-21, 22, 7), xlim=(0, end))
+        axes.set_xlabel(UNITS[unit], fontsize=12)
+        axes.tick_params(labelsize=11)
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.spines[["top", "right"]].set_visible(False)
+    what = "score: games, running mean" if alone else "running mean of the score"
+    panels[0].set_ylabel(what, fontsize=12)
+    beside = panels[-1].get_yaxis_transform()
+    panels[-1].text(1.01, 0, "even\nscore", transform=beside, va="center", fontsize=11)
+    if not alone:
+        names = panels[0].legend(loc="upper left", fontsize=11, frameon=False)
+        names.set_in_layout(False)  # a long name may reach into the other panel
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write(out, picture.getvalue())
 
 
-def read_log(path, most=None) -> dict:
-    """A log's games, hours and million steps so far, score, running_mean: arrays. UsageError.
+def draw_pictures(args):
+    """The curves in results/, with titles that say what the logs say."""
+    folder, fast = Path(args.out), recipes()
+    curves = {run: (legend(run), read_run(run)) for run in (BLOG_RATE, AGENT, PPO, *fast)}
 
-    At most its first `most` games. A last line without an end does not count: the run may be
-    writing it.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(line for line in file if line.endswith("\n"))
-        if header != LOG_COLUMNS or not rows or any(len(row) != len(header) for row in rows):
-            raise ValueError(f"expected columns {','.join(LOG_COLUMNS)} and a row a game")
-        episode, score, running_mean, steps, seconds = columns = np.array(rows, np.float64).T
-        if not np.isfinite(columns).all():
-            raise ValueError("it has numbers that are not finite")
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} is not a log of pong_pg.py: {error}") from None
-    x = {"games": episode + 1, "hours": seconds / 3600, "steps": np.cumsum(steps) / 1e6}
-    log = {**x, "score": score, "running_mean": running_mean}
-    return {name: values[:most] for name, values in log.items()}
+    def median(run, unit, score=0):
+        return np.median([tables.reached(log, score, unit) for log in curves[run][1]])
 
+    times = [f"{median(run, 'minutes'):.0f} minutes on {run.cores} cores" for run in fast]
+    title = f"An even score after {', '.join(times)}"
+    shown = [curves[run] for run in (*fast, BLOG_RATE)]
+    draw_panels(folder / "how-long.png", shown, ["minutes"], title, [60])
 
-def first_up_to(score, mean):
-    """The row at which a running mean comes up to `score` for the first time, or None.
+    agent = curves[AGENT][1][0]
+    title = f"The agent that ships: even after {median(AGENT, 'games'):,.0f} games, "
+    title += f"{agent['running_mean'][-1]:+.1f} after {len(agent['games']):,}"
+    draw_panels(folder / "agent.png", [curves[AGENT]], ["games", "steps"], title)
 
-    That it starts there, with the score of a first game, does not count.
-    """
-    below = mean < score
-    up = (below[:-1] & ~below[1:]).nonzero()[0] + 1
-    return up[0] if len(up) else None
+    blog = curves[BLOG_RATE][1][0]
+    score, games = blog["running_mean"][-1], len(blog["games"])
+    title = f"{games:,} games at the blog post's learning rate reach {score:.0f}; "
+    title += f"higher rates need {median(AGENT, 'games', score):,.0f}"
+    ends = [games, blog["steps"][-1]]
+    shown = [curves[AGENT], curves[BLOG_RATE]]
+    draw_panels(folder / "blog-rate.png", shown, ["games", "steps"], title, ends)
 
-
-SCORES = (-19, -15, -10, -5, 0)
-GAMES = (250, 500, 1000, 1500, 2000, 2500, 3500)
-SPEED = 8800  # steps a second of two workers with a batch of 2; 9,600 with one of 10
+    title = f"PPO reaches an even score in {median(PPO, 'steps'):.0f} million steps, "
+    title += f"REINFORCE in {median(fast[0], 'steps'):.0f}"
+    shown = [curves[PPO], (f"REINFORCE, {tables.seeds(fast[0])}", curves[fast[0]][1])]
+    draw_panels(folder / "algorithms.png", shown, ["games", "steps"], title)
 
 
-def print_table(args):
-    """When the running mean of each log reached SCORES, and what it was after GAMES games."""
-    print("| log | " + " | ".join(f"{score:+}" for score in SCORES) + " |")
-    print("|---" * (len(SCORES) + 1) + "|")
+def print_minutes(args):
+    """When the running mean of logs reached scores, and what it was after some games."""
+    runs = []
     for path in args.logs:
-        log, cells = read_log(path), []
-        for score in SCORES:
-            at = first_up_to(score, log["running_mean"])
-            cells.append("" if at is None else f"{at + 1:,} games, {minutes(log['steps'][at])}")
-        print(f"| {Path(path).name} | " + " | ".join(cells) + " |")
-    print()
-    print("| after games | " + " | ".join(f"{games:,}" for games in GAMES) + " |")
-    print("|---" * (len(GAMES) + 1) + "|")
-    for path in args.logs:
-        mean = read_log(path)["running_mean"]
-        cells = [f"{mean[games - 1]:.1f}" if games <= len(mean) else "" for games in GAMES]
-        print(f"| {Path(path).name} | " + " | ".join(cells) + " |")
-
-
-def minutes(million_steps, speed=SPEED) -> str:
-    return f"{million_steps * 1e6 / speed / 60:.0f} min"
+        named = NAME.fullmatch(Path(path).name)
+        cores, batch = map(int, named.groups()[:2]) if named else (2, pong_pg.batch_size)
+        run = Run(path, (path,), args.cores or cores, args.batch or batch, args.speed)
+        runs.append(run)
+        minutes = read_run(run)[0]["minutes"][-1]
+        print(f"{path}: {minutes:.1f} minutes on {run.cores} cores, batches of {run.batch}")
+    print(f"\n{tables.seeds_table(runs)}\n{tables.normal_table(runs)}", end="")
 
 
 # ---- weights ------------------------------------------------------------------------------------
 
 COLUMNS, ROWS = 5, 4  # of the grid
-SCALE, GAP, HEAD = 2, 3, 42  # pixels: of a weight, between units, above them
+SCALE, GAP, HEAD = 2, 3, 58  # pixels: of a weight, between units, above them
 
 
 def draw_weights(args):
@@ -191,12 +204,10 @@ def draw_weights(args):
     units, cell = strongest_first(model)[: COLUMNS * ROWS], 80 * SCALE + GAP
     page = np.full((HEAD + ROWS * cell, COLUMNS * cell + GAP, 3), 255, np.uint8)
     page[HEAD - GAP :] = 128
-    for line, text in enumerate((
-        f"the {len(units)} strongest of {pong_pg.H} hidden units: their 80x80 incoming weights",
-        "strongest first, by |W2| times the norm of W1's row; blue is below 0, orange above",
-    )):  # fmt: skip
-        letters = lettering(text, 14)[:, : page.shape[1] - GAP, None]
-        page[18 * line :][: len(letters), GAP : GAP + letters.shape[1]] -= letters
+    title = args.title or f"Incoming weights of the {len(units)} strongest hidden units"
+    for line, text in enumerate([title, "blue: below 0, orange: above"]):
+        letters = lettering(text, 20)[:, : page.shape[1] - GAP, None]
+        page[26 * line :][: len(letters), GAP : GAP + letters.shape[1]] -= letters
     for i, unit in enumerate(units):
         y, x = HEAD + i // COLUMNS * cell, GAP + i % COLUMNS * cell
         page[y : y + 80 * SCALE, x : x + 80 * SCALE] = unit_image(model["W1"][unit])
@@ -220,14 +231,12 @@ def unit_image(w: np.ndarray) -> np.ndarray:
 
 # ---- a game -------------------------------------------------------------------------------------
 
-MOST_BYTES = 3_000_000  # of a GIF
-HOLD = 100  # hundredths of a second that its last picture stays
+HOLD = 1000  # milliseconds that the last picture of a GIF stays
 AFTERMATH = 10  # steps that follow the last point: only then the game shows its new score
 WIDTH, HEIGHT, VIEW, BAR = 728, 420, 336, 668  # of a picture; where things begin in it
 FIELD = slice(70, 390)  # its rows that prepro crops from the game
 SHADES, GONE, NEUTRAL, APPEARED, P_UP = 8, 8, 9, 10, 11  # numbers of colours; letters have shades
 COLOURS = [0x111111 + 0x1F1F1F * i for i in range(SHADES)] + [SKY, 0x383838, ORANGE, GREEN]
-CLEAR = 255  # number of the colour that leaves a pixel as it was
 
 
 class FilmedPong(pong_pg.Pong):
@@ -236,12 +245,12 @@ class FilmedPong(pong_pg.Pong):
     def __init__(self, first: int, steps: float, points: float):
         super().__init__()
         self.first, self.last, self.points = first, first + steps, points
-        self.colours = list(COLOURS)  # 0xRRGGBB
+        self.palette = list(COLOURS)  # 0xRRGGBB
         self.shots = []  # before each step and at the end: (emulator frame, input, colour numbers)
 
     def reset(self):
         super().reset()
-        self.now, self.steps = self.prepro(), 0
+        self.now, self.steps = self.pixels(), 0
         self.keep()
 
     def step(self, action, rng):
@@ -254,18 +263,23 @@ class FilmedPong(pong_pg.Pong):
         return reward, over or self.steps >= self.last
 
     def keep(self):
-        before, self.now = self.now, self.prepro()
+        before, self.now = self.now, self.pixels()
         if self.steps >= self.first:
             codes = self.ale.getScreenRGB() @ np.array([1 << 16, 1 << 8, 1])
             found = np.unique(codes).tolist()
-            self.colours += [code for code in found if code not in self.colours]
-            numbers = np.array([self.colours.index(code) for code in found], np.uint8)
+            self.palette += [code for code in found if code not in self.palette]
+            numbers = np.array([self.palette.index(code) for code in found], np.uint8)
             pixels = numbers[np.searchsorted(found, codes)]
             self.shots.append((self.ale.getEpisodeFrameNumber(), self.now - before, pixels))
 
 
 def draw_game(args):
-    """Game 0 of `--evaluate --seed N` or a part of it, what the network sees and does, as a GIF."""
+    """Game 0 of `--evaluate --seed N` or a part of it, what the network sees and does.
+
+    A GIF, or a video where --out ends in .mp4.
+    """
+    video = args.out.endswith(".mp4")
+    encoder = need("imageio-ffmpeg", "imageio_ffmpeg") if video else None
     need("Pillow", "PIL.Image")
     model, _ = pong_pg.load_checkpoint(args.save)
     steps = args.steps or (inf if args.points else 400)
@@ -278,14 +292,16 @@ def draw_game(args):
         compose(pixels, x, pong_pg.policy_forward(model, x)[0], score)
         for (_, x, pixels), score in zip(pong.shots, scores)
     )
-    times = np.array([shot[0] - pong.shots[0][0] for shot in pong.shots]) / 60  # seconds
-    gif, count = animate(pictures, np.diff(np.rint(100 * times)).astype(int), pong.colours)
-    write(args.out, gif)
-    if count < len(scores):
-        print(f"figures: {len(scores) - count} steps left out, for 3 MB are full", file=sys.stderr)
-    steps = f"steps {args.first} to {args.first + count - 1}"
-    print(f"{args.out}: {steps}, {times[count - 1]:.1f} seconds of play, {len(gif):,} bytes")
-    for i in np.diff(scores[:count], axis=0).any(axis=1).nonzero()[0]:
+    frames = np.array([shot[0] - pong.shots[0][0] for shot in pong.shots])  # 60 a second
+    if video:
+        write_video(encoder, args.out, pictures, np.diff(frames), pong.palette)
+    else:
+        durations = np.diff(np.rint(frames / 0.6)) * 10
+        write(args.out, animate(pictures, durations, pong.palette))
+    last, size = args.first + len(scores) - 1, os.path.getsize(args.out)
+    seconds = f"{frames[-1] / 60:.1f} seconds of play"
+    print(f"{args.out}: steps {args.first} to {last}, {seconds}, {size:,} bytes")
+    for i in np.diff(scores, axis=0).any(axis=1).nonzero()[0]:
         print("  step {}: built-in player {}, agent {}".format(args.first + i, *scores[i + 1]))
 
 
@@ -298,44 +314,54 @@ def compose(pixels, x, p, score) -> np.ndarray:
     picture[FIELD.stop - round(320 * p) : FIELD.stop, BAR : BAR + 20] = P_UP
     picture[400:412, VIEW : VIEW + 12], picture[400:412, VIEW + 110 : VIEW + 122] = APPEARED, GONE
     for x, y, size, text in (
-        (VIEW, 8, 20, "built-in player {} : {} agent".format(*score)),
-        (VIEW, 44, 14, "what the network sees: this frame minus the last"),
-        (VIEW + 18, 397, 14, "appeared"),
-        (VIEW + 128, 397, 14, "gone"),
-        (BAR, 44, 14, "p(up)"),
-        (BAR + 25, 70, 14, "1"),
-        (BAR + 25, 222, 14, "0.5"),
-        (BAR + 25, 374, 14, "0"),
+        (VIEW, 6, 22, "built-in player {} : {} agent".format(*score)),
+        (VIEW, 42, 18, "what the network sees"),
+        (VIEW + 18, 395, 18, "appeared"),
+        (VIEW + 128, 395, 18, "gone"),
+        (BAR, 42, 18, "p(up)"),
+        (BAR + 25, 68, 18, "1"),
+        (BAR + 25, 219, 18, "0.5"),
+        (BAR + 25, 371, 18, "0"),
     ):
         letters = lettering(text, size) // (256 // SHADES)
         picture[y : y + letters.shape[0], x : x + letters.shape[1]] = letters
     return picture
 
 
-def animate(pictures, delays, colours):
-    """Gives (GIF, number of its pictures): as many as MOST_BYTES can hold, the last for HOLD.
-
-    Of each picture it only holds what differs from the one before. Delays are in 1/100 s.
-    """
-    gif, image = need("Pillow", "PIL.GifImagePlugin"), need("Pillow", "PIL.Image")
-    palette = np.concatenate([rgb(colour) for colour in colours]).astype(np.uint8).tobytes()
-    head = b"GIF89a" + struct.pack("<HHBBB", WIDTH, HEIGHT, 0xF7, 0, 0) + palette.ljust(768, b"\0")
-    head += b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0"  # repeat for ever
-    blocks, size, before = [], len(head) + 1, np.full((HEIGHT, WIDTH), CLEAR, np.uint8)
+def animate(pictures, durations, colours) -> bytes:
+    """A GIF that repeats for ever. Durations are in milliseconds; the last picture stays HOLD."""
+    image, palette = need("Pillow", "PIL.Image"), palette_of(colours)
+    images = []
     for picture in pictures:
-        changed = picture != before
-        changed[0, 0] |= not changed.any()  # no picture is of no pixels
-        box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in changed.nonzero())
-        delta = image.fromarray(np.where(changed, picture, np.uint8(CLEAR))[box])
-        block = b"".join(gif.getdata(delta, (box[1].start, box[0].start), interlace=0))
-        size += 8 + len(block)
-        if size > MOST_BYTES:
-            break
-        blocks.append(block)
-        before = picture
-    for i, delay in enumerate([*delays[: len(blocks) - 1], HOLD]):
-        blocks[i] = struct.pack("<3sBHBB", b"!\xf9\4", 5, delay, CLEAR, 0) + blocks[i]
-    return head + b"".join(blocks) + b";", len(blocks)
+        images.append(image.fromarray(picture))
+        images[-1].putpalette(palette.tobytes())
+    times = [*map(int, durations), HOLD]
+    gif = io.BytesIO()
+    options = {"append_images": images[1:], "duration": times, "loop": 0}
+    images[0].save(gif, "GIF", save_all=True, **options)
+    return gif.getvalue()
+
+
+def write_video(encoder, path, pictures, frames, colours):
+    """An .mp4 of 60 pictures a second, in which each picture stays its number of `frames`."""
+    part, palette = f"{path}.tmp.mp4", palette_of(colours)
+    options = {"fps": 60, "macro_block_size": 4, "quality": 8}
+    try:
+        video = encoder.write_frames(part, (WIDTH, HEIGHT), **options)
+        video.send(None)
+        with contextlib.closing(video):
+            for picture, times in zip(pictures, [*frames, 60 * HOLD // 1000]):
+                for _ in range(times):
+                    video.send(palette[picture].tobytes())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+
+
+def palette_of(colours) -> np.ndarray:
+    """Colours 0xRRGGBB -> (number of them, 3) uint8."""
+    return np.array([rgb(colour) for colour in colours], np.uint8)
 
 
 # ---- what they share ----------------------------------------------------------------------------
@@ -395,48 +421,64 @@ def whole(text, least=0):
 
 
 def parse_arguments(argv=None):
-    parser = OneLineParser(description="Draw the pictures of README.md, and its tables.")
+    parser = OneLineParser(description="Draw pictures and tables of training runs.")
     figures = parser.add_subparsers(dest="figure", metavar="FIGURE", required=True)
+    positive = {"metavar": "N", "type": functools.partial(whole, least=1)}
+    natural = {"metavar": "N", "type": whole, "default": 0}
+    checkpoint = {"metavar": "PATH", "default": "save.p", "help": "default: save.p"}
 
-    def add(name, draw, out, text):
+    def add(name, draw, text, out=None, kinds=()):
         figure = figures.add_parser(name, help=text, description=text, allow_abbrev=False)
-        figure.set_defaults(draw=draw, kind=out[-4:])
-        figure.add_argument("--out", metavar="PATH", default=out, help=f"default: {out}")
+        figure.set_defaults(draw=draw, kinds=kinds)
+        if out:
+            figure.add_argument("--out", metavar="PATH", default=out, help=f"default: {out}")
         return figure
 
-    figure = add("curve", draw_curve, "docs/curve.png", "scores against games and hours: a PNG")
+    text = "scores against games and hours: a PNG"
+    figure = add("curve", draw_curve, text, "curve.png", (".png",))
     text = "a CSV file of pong_pg.py --log; A,B,C draws the median of several seeds, and a band"
     text += " from the lowest to the highest, as far as the shortest of them goes"
     figure.add_argument("logs", metavar="LOG", nargs="+", help=text)
-    least = functools.partial(whole, least=1)
-    figure.add_argument("--games", metavar="N", type=least, help="only the first N of each log")
+    text = "what a curve is, once for each; default: the log's name"
+    figure.add_argument("--label", metavar="TEXT", action="append", default=[], help=text)
+    figure.add_argument("--title", metavar="TEXT", default="", help="what the picture shows")
+    figure.add_argument("--games", **positive, help="only the first N of each log")
     figure.add_argument("--against", choices=["hours", "steps"], default="hours")
-    checkpoint = {"metavar": "PATH", "default": "save.p", "help": "default: save.p"}
-    table = figures.add_parser("table", help="how long it took to which score, as Markdown")
-    table.set_defaults(draw=print_table, kind="", out=".")
-    table.add_argument("logs", metavar="LOG", nargs="+", help="a CSV file of pong_pg.py --log")
-    figure = add("weights", draw_weights, "docs/weights.png", "what hidden units look for: a PNG")
+
+    text = "how long it took to which score, as Markdown"
+    figure = add("minutes", print_minutes, text)
+    figure.add_argument("logs", metavar="LOG", nargs="+", help="a CSV file of pong_pg.py --log")
+    text = "default: 2, or that of a name like cores-8-batch-8-seed-10.csv"
+    figure.add_argument("--cores", **positive, help=text)
+    text = "games in a parameter update; default: 10, or that of the name"
+    figure.add_argument("--batch", **positive, help=text)
+    text = f"steps a second of one worker while every core has one; default: {SPEED}"
+    figure.add_argument("--speed", metavar="N", type=positive["type"], default=SPEED, help=text)
+
+    text = "what hidden units look for: a PNG"
+    figure = add("weights", draw_weights, text, "weights.png", (".png",))
+    figure.add_argument("--title", metavar="TEXT", help="what the picture shows")
     figure.add_argument("--save", **checkpoint)
-    figure = add("game", draw_game, "docs/game.gif", "a game or a part of it: a GIF below 3 MB")
+
+    text = "a game or a part of it: a GIF, or an .mp4"
+    figure = add("game", draw_game, text, "game.gif", (".gif", ".mp4"))
     figure.add_argument("--save", **checkpoint)
-    number = {"metavar": "N", "type": whole, "default": 0}
-    figure.add_argument("--seed", **number, help="of the game of --evaluate 1; default: 0")
-    figure.add_argument("--from", **number, dest="first", help="first step; default: 0")
-    number = {"metavar": "N", "type": functools.partial(whole, least=1)}
+    figure.add_argument("--seed", **natural, help="of the game of --evaluate 1; default: 0")
+    figure.add_argument("--from", **natural, dest="first", help="first step; default: 0")
     until = figure.add_mutually_exclusive_group()
-    until.add_argument("--steps", **number, help="how many, 20 a second; default: 400")
-    until.add_argument("--points", **number, help="until so many points are scored")
+    until.add_argument("--steps", **positive, help="how many, 20 a second; default: 400")
+    until.add_argument("--points", **positive, help="until so many points are scored")
+
+    add("pictures", draw_pictures, "the curves in results/, from its logs", str(RESULTS))
+    add("tables", lambda _: tables.write_tables(), "the tables in README.md and other pages")
     return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
     args = parse_arguments(argv)
     try:
-        folder = os.path.dirname(args.out) or "."
-        if args.kind and (
-            not args.out.endswith(args.kind) or os.path.isdir(args.out) or not os.path.isdir(folder)
-        ):
-            raise UsageError(f"--out {args.out}: expected a {args.kind} in a folder that is there")
+        if args.kinds:
+            check_out(args.out, args.kinds)
         args.draw(args)
         return 0
     except (UsageError, pong_pg.CheckpointError, OSError) as error:
@@ -444,6 +486,14 @@ def main(argv=None) -> int:
         return 1 if isinstance(error, OSError) else 2
     except KeyboardInterrupt:
         return 130
+
+
+def check_out(path, kinds):
+    """Raises UsageError where a picture of these kinds cannot be written."""
+    folder = os.path.dirname(path) or "."
+    if not path.endswith(kinds) or os.path.isdir(path) or not os.path.isdir(folder):
+        expected = f"expected a {' or '.join(kinds)} in a folder that is there"
+        raise UsageError(f"--out {path}: {expected}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python tools/watch.py --seed 102   # another game; other flags of --evaluate go here too
 
 A first run from scratch keeps the save.p that it finds as save.p.1. Here the agent is known by its
-content: as many games and the same running mean as the last line of its log, docs/save.csv.
+content: as many games and the same running mean as the last line of its log, results/agent.csv.
 """
 
 import os
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def find_agent(folder=ROOT):
     """The path of the agent that ships among save.p, save.p.1, ... in `folder`, or None."""
-    last = (ROOT / "docs" / "save.csv").read_text().splitlines()[-1].split(",")
+    last = (ROOT / "results" / "agent.csv").read_text().splitlines()[-1].split(",")
     for path in sorted(Path(folder).glob("save.p*")):
         try:
             state = pong_pg.load_checkpoint(path)[1]
         except pong_pg.CheckpointError:
             continue
-        if (state["games"], state["running_mean"]) == (int(last[0]) + 1, float(last[2])):
+        if (state.games, state.running_mean) == (int(last[0]) + 1, float(last[2])):
             return path
     return None
 

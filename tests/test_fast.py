@@ -1,0 +1,152 @@
+"""tools/fast.py: the recipe for the cores, its commands, and going on where it was stopped."""
+
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT, make_model, run_script
+
+import pong_pg
+from tools import fast, logs
+
+
+def call(*args):
+    """Exit status of `fast.py ARGS`."""
+    try:
+        return fast.main(list(map(str, args)))
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """The commands that fast.py runs in tmp_path, which play nothing."""
+    commands = []
+    monkeypatch.setattr(pong_pg, "main", lambda argv: commands.append(argv) or 0)
+    monkeypatch.chdir(tmp_path)
+    return commands
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """checkpoint(games, batch) writes fast.p, of a small network."""
+    monkeypatch.setattr(pong_pg, "H", 2)
+    monkeypatch.setattr(pong_pg, "D", 3)
+
+    def checkpoint(games, batch):
+        model, hyper = make_model(2, 3), pong_pg.Hyperparameters(batch_size=batch)
+        state = pong_pg.State(3, pong_pg.init_cache(model), hyper, games)
+        pong_pg.save_checkpoint(tmp_path / "fast.p", model, state)
+
+    return checkpoint
+
+
+def test_the_recipe_is_the_one_for_as_many_cores_or_fewer():
+    chosen = {cores: fast.choose(cores) for cores in (1, 2, 3, 7, 8, 64)}
+    assert (chosen[1], chosen[2], chosen[3], chosen[8]) == (2, 2, 2, 8)
+    for cores, recipe in chosen.items():
+        assert recipe in fast.RECIPES and (recipe <= cores or cores == 1)
+
+
+def test_the_commands_are_run_one_after_the_other(ran, capsys):
+    assert call("--cores", 2, "--seed", 10, "--quiet") == 0
+    common = "--save fast.p --log fast.csv --seed 10 --quiet"
+    assert [shlex.join(command) for command in ran] == [
+        f"--episodes 800 --batch-size 2 --learning-rate 2e-3 --decay-rate 0.9 {common}",
+        f"--resume --episodes 2500 --learning-rate 1e-3 --gamma 0.998 --decay-rate 0.95 {common}",
+        f"--resume --learning-rate 3e-4 --gamma 0.99 {common}",
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("recipe for 2 cores, 0 games played: some 36 minutes to an even")
+    assert said[1:] == [f"python pong_pg.py {shlex.join(command)}" for command in ran]
+
+
+@pytest.mark.parametrize(
+    "games, legs, first",
+    [
+        (100, 3, "--resume --episodes 700 --batch-size 2"),
+        (800, 2, "--resume --episodes 2500 --learning-rate 1e-3"),
+        (802, 2, "--resume --episodes 2498 --learning-rate 1e-3"),
+        (3300, 1, "--resume --learning-rate 3e-4"),
+        (9000, 1, "--resume --learning-rate 3e-4"),
+    ],
+)
+def test_it_goes_on_where_it_was_stopped(games, legs, first, ran, checkpoint):
+    checkpoint(games, 2)
+    assert call("--cores", 2) == 0
+    assert len(ran) == legs and shlex.join(ran[0]).startswith(first)
+
+
+def test_a_command_that_fails_or_is_stopped_is_the_last(ran, monkeypatch):
+    monkeypatch.setattr(pong_pg, "main", lambda argv: ran.append(argv) or 130)
+    assert call("--cores", 2) == 130 and len(ran) == 1
+
+
+def test_a_dry_run_runs_nothing(ran, capsys):
+    assert call("--cores", 8, "--dry-run") == 0 and ran == []
+    assert capsys.readouterr().out.count("python pong_pg.py ") == len(fast.RECIPES[8])
+
+
+def test_the_forecast_is_by_the_logs():
+    logged = [logs.read_log(path) for path in logs.recipes()[0].paths]
+    evens = [logs.first_up_to(0, log["running_mean"]) for log in logged]
+    for games in (0, 1000):
+        left = []
+        for log, even in zip(logged, evens):
+            minutes = logs.minutes_on(2, log["length"], 2)
+            left.append(minutes[even] - (minutes[games - 1] if games else 0))
+        low, median, high = (round(x) for x in (min(left), np.median(left), max(left)))
+        told = f"some {median} minutes to an even score ({low} to {high} were measured)"
+        assert fast.forecast(2, 2, games) == told
+    assert "some 6" in fast.forecast(2, 1, 0)  # on one core it takes nearly twice as long
+    assert fast.forecast(2, 2, 9000) == "no run was measured from here"
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--cores 8", "fast.p has batches of 2 games, and the recipe for 8 cores 8: --save NEW.p"),
+        ("--save damaged.p", "damaged.p is not a checkpoint"),
+        ("--gamma 0.5", "--gamma does not go with a recipe: python pong_pg.py --gamma"),
+        ("--episodes 5", "--episodes does not go with a recipe"),
+        ("--cores 0", "--cores 0: expected 1 or more"),
+        ("--no-such-flag", "unrecognized arguments: --no-such-flag"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(flags, message, ran, checkpoint, tmp_path, capsys):
+    checkpoint(100, 2)
+    (tmp_path / "damaged.p").write_bytes(b"nothing")
+    assert call(*flags.split()) == 2 and ran == []
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1) and message in err
+
+
+def test_a_recipe_is_learnt_and_continued(tmp_path):
+    """Really, with few games: the second start plays what the first has left."""
+    code = "import sys; sys.path.insert(0, {!r}); from tools import fast; fast.RECIPES = {!r}; "
+    code += "sys.exit(fast.main(sys.argv[1:]))"
+    first = (1, "--batch-size 1 --learning-rate 1e-3")
+    short = [first, (1, "--gamma 0.9")]
+    long = [first, (2, "--gamma 0.8")]
+    for recipe, games in (short, 2), (long, 3):
+        command = [sys.executable, "-c", code.format(str(ROOT), {1: recipe}), "--seed", "3"]
+        subprocess.run(command, cwd=str(tmp_path), check=True, stdout=subprocess.DEVNULL)
+        state = pong_pg.load_checkpoint(tmp_path / "fast.p")[1]
+        assert (state.games, state.seed) == (games, 3)
+    assert state.hyperparameters.gamma == 0.8
+    assert logs.read_log(tmp_path / "fast.csv")["games"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("run", logs.recipes(), ids=lambda run: f"{run.cores}-cores")
+def test_a_recipe_plays_the_games_of_its_logs(run, tmp_path):
+    """Two batches of a seed, for the second shows the rates."""
+    leg = fast.commands(run.cores, 0)[0]
+    leg[leg.index("--episodes") + 1] = str(2 * run.batch)
+    path = run.paths[0]
+    done = run_script(*leg, "--seed", logs.seed_of(path), "--log", "log.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    played, logged = (logs.read_log(log) for log in (tmp_path / "log.csv", path))
+    for column in "score", "running_mean", "length":
+        assert played[column].tolist() == logged[column][: 2 * run.batch].tolist()

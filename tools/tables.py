@@ -1,0 +1,150 @@
+"""The tables of README.md and of other pages, made from the logs in results/.
+
+A table stands between two lines of its page, and `python tools/figures.py tables` writes it there:
+
+    <!-- table: minutes -->
+
+    <!-- end -->
+"""
+
+import functools
+import re
+from math import inf
+
+import numpy as np
+
+from pong_pg import UsageError
+from tools.logs import (
+    AGENT,
+    BLOG_RATE,
+    PPO,
+    ROOT,
+    first_up_to,
+    read_run,
+    recipes,
+    seed_of,
+)
+
+PAGES = "README.md", "results/README.md", "examples/README.md"
+PLACE = re.compile(r"(<!-- table: (.+) -->\n)(?:(?!<!-- ).*\n)*(<!-- end -->)")
+SCORES = (-15, -10, -5, 0)
+GAMES = (250, 500, 1000, 1500, 2000, 2500, 3500)
+read_once = functools.lru_cache(maxsize=None)(read_run)
+
+
+# ---- one function a table -----------------------------------------------------------------------
+
+
+def minutes_table(runs=None) -> str:
+    """Minutes until the running mean came to SCORES: the median of the seeds, and their range."""
+    rows = []
+    for run in runs or [BLOG_RATE, *recipes()]:
+        logs = read_once(run)
+        cells = [median_and_range([reached(log, s, "minutes") for log in logs]) for s in SCORES]
+        label = run.label.replace(f" on {run.cores} cores", "")  # they have a column
+        rows.append([f"{label}, {seeds(run)}", run.cores, *cells])
+    return markdown(["minutes until", "cores", *map(str, SCORES)], rows)
+
+
+def seeds_table(runs=None) -> str:
+    """Games and minutes until the running mean came to SCORES, a row a log."""
+    rows = []
+    for run in runs or [BLOG_RATE, *recipes(), AGENT]:
+        for path, log in zip(run.paths, read_once(run)):
+            cells = []
+            for score in SCORES:
+                games, minutes = (reached(log, score, unit) for unit in ("games", "minutes"))
+                cells.append("–" if games == inf else f"{games:,.0f} games, {minutes:.0f} min")
+            rows.append([row_label(run, path), *cells])
+    return markdown(["until", *map(str, SCORES)], rows)
+
+
+def normal_table(runs=None) -> str:
+    """The running mean after GAMES games, a row a log."""
+    rows = []
+    for run in runs or [BLOG_RATE, *recipes(), AGENT]:
+        for path, log in zip(run.paths, read_once(run)):
+            mean = log["running_mean"]
+            cells = [f"{mean[n - 1]:.1f}" if n <= len(mean) else "–" for n in GAMES]
+            rows.append([row_label(run, path), *cells])
+    return markdown(["running mean after", *(f"{n:,} games" for n in GAMES)], rows)
+
+
+def algorithms_table() -> str:
+    """Million steps and minutes until REINFORCE and PPO came to SCORES."""
+    rows = []
+    for run in (BLOG_RATE, recipes()[0], AGENT, PPO):
+        logs = read_once(run)
+        name = run.label if run is PPO else f"REINFORCE, {run.label}"
+        for unit, form in ("steps", "{:.1f}"), ("minutes", "{:.0f}"):
+            what = "million steps" if unit == "steps" else "minutes"
+            cells = [
+                median_and_range([reached(log, s, unit) for log in logs], form) for s in SCORES
+            ]
+            rows.append([f"{name}: {what}", *cells])
+    return markdown(["until", *map(str, SCORES)], rows)
+
+
+TABLES = {
+    "minutes": minutes_table,
+    "seeds": seeds_table,
+    "normal": normal_table,
+    "algorithms": algorithms_table,
+}
+
+
+# ---- what they share ----------------------------------------------------------------------------
+
+
+def reached(log, score, unit) -> float:
+    """What `unit` of a log was when its running mean first came up to `score`; inf: it did not."""
+    row = first_up_to(score, log["running_mean"])
+    return inf if row is None else log[unit][row]
+
+
+def median_and_range(values, form="{:.0f}") -> str:
+    """36.0, 32.0, 47.0 -> "36 (32 to 47)". A value that is inf becomes a dash."""
+    low, median, high = (
+        "–" if value == inf else form.format(value)
+        for value in (min(values), np.median(values), max(values))
+    )
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def seeds(run) -> str:
+    """Such as "seeds 10 to 12", of the logs of a run."""
+    numbers = [seed_of(path) for path in run.paths]
+    return f"seed {numbers[0]}" if len(numbers) == 1 else f"seeds {numbers[0]} to {numbers[-1]}"
+
+
+def row_label(run, path) -> str:
+    seed = seed_of(path)
+    return f"{run.label}, seed {seed}" if seed else run.label
+
+
+def markdown(head, rows) -> str:
+    """Cells -> the lines of a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+# ---- pages --------------------------------------------------------------------------------------
+
+
+def write_tables(pages=None):
+    """Writes the tables of the pages in place. Raises UsageError, OSError."""
+    for page in pages or [ROOT / name for name in PAGES]:
+        text = page.read_text(encoding="utf-8")
+        filled = fill(text, page.name)
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")
+
+
+def fill(text, name) -> str:
+    """The text of a page with its tables as they should be. Raises UsageError."""
+    unknown = {found[1] for found in PLACE.findall(text)} - set(TABLES)
+    if unknown:
+        raise UsageError(f"{name}: no table is called {min(unknown)}: expected {', '.join(TABLES)}")
+    if len(PLACE.findall(text)) < text.count("<!-- table:"):
+        raise UsageError(f"{name}: a table lacks its last line, <!-- end -->")
+    return PLACE.sub(lambda place: f"{place[1]}\n{TABLES[place[2]]()}\n{place[3]}", text)
