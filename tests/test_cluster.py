@@ -158,9 +158,10 @@ def test_an_address_without_a_scheduler_is_refused(tmp_path):
     addresses = ["tcp://127.0.0.1:9", "nonsense://x", "no.such.host.invalid:1"]
 
     def try_address(address):
-        done = run_script(*RUN, "--cluster", address, cwd=tmp_path)
-        refused(done, "no Dask scheduler", address)
-        assert list(tmp_path.iterdir()) == []
+        folder = tmp_path / str(addresses.index(address))
+        folder.mkdir()
+        refused(run_script(*RUN, "--cluster", address, cwd=folder), "no Dask scheduler", address)
+        assert list(folder.iterdir()) == []
 
     with ThreadPoolExecutor() as pool:  # Dask tries for some seconds
         list(pool.map(try_address, addresses))

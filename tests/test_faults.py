@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -158,21 +157,16 @@ def small_disk(folder):
 
 
 def test_a_disk_that_is_full_or_read_only(tmp_path, quick):
-    """There is room for one checkpoint; then for two; then nothing can be written any more."""
+    """There is room for one checkpoint; then for two; then nothing can be written."""
     folder = tmp_path / "disk"
     with small_disk(folder) as mount:
         status, error = Run(folder, *RUN, script=quick).end()
         assert status == 1 and files(folder) == ["save.p"] and games_in(folder / "save.p") == 1
         one_line(error, "save.p", os.strerror(errno.ENOSPC))
         assert mount("remount", "size=80m")
-        run = Run(folder, *RUN, "--resume", script=quick)
-        run.wait_until(run.saved)
-        deadline = time.monotonic() + 20  # it is busy while a file is being written
-        while not mount("remount", "ro") and time.monotonic() < deadline:
-            time.sleep(0.01)
-        status, error = run.end()
-        assert status == 1 and games_in(folder / "save.p") >= run.saved() >= 2
-        one_line(error, "save.p", os.strerror(errno.EROFS))
+        flags = ["--resume", "--episodes", 1]
+        assert Run(folder, *RUN, *flags, script=quick).end() == (0, "")
+        assert games_in(folder / "save.p") == 2 and mount("remount", "ro")
         assert "save.p" in files(folder)
         status, error = Run(folder, *RUN, "--resume", script=quick).end()
         assert status == 2

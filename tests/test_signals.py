@@ -185,8 +185,8 @@ DIGESTS = """
 import hashlib
 def end_batch(self):
     with open("digests", "a") as file:
-        digest = hashlib.sha256(pong_pg.encode(self.model, self.state)).hexdigest()
-        file.write(f"{self.state.games} {digest}\n")
+        data = pong_pg.encode(self.model, self.state)
+        print(self.state.games, hashlib.sha256(data).hexdigest(), file=file)
 pong_pg.Records.end_batch = end_batch
 """
 NO_MASK = "import signal\ndel signal.pthread_sigmask"
@@ -276,6 +276,7 @@ def started_by(method, path, script):
         "if __name__ == '__main__':\n"
         "    multiprocessing.synchronize.SemLock.__init__ = complain\n"
         f"    multiprocessing.set_start_method({method!r})\n"
+        f"    sys.argv[0] = {str(script)!r}\n"
         f"    runpy.run_path({str(script)!r}, run_name='__main__')\n"
     )
     return path

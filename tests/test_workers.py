@@ -1,14 +1,12 @@
 """Worker processes: how many there are, what they do on an error, and that any of them may die."""
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -93,65 +91,70 @@ def players(monkeypatch):
     """Workers that answer at once, or die if `players.deaths` says so; counted, none a process."""
 
     class Player:
-        deaths, alive, most, begun = iter(()), 0, 0, 0
+        deaths, begun, shown, at_once = iter(()), 0, [], 0
+        alive = set()
 
         def __init__(self, show):
-            Player.begun += 1
-            Player.alive += 1
-            Player.most = max(Player.most, Player.alive)
-            self.show = show
-            self.pipe, self.theirs = multiprocessing.Pipe()
-            self.process = SimpleNamespace(join=lambda timeout: None, exitcode=-signal.SIGKILL)
-            self.place, self.has_weights = None, False
+            Player.shown.append(show)
+            Player.alive.add(self)
+            Player.at_once = max(Player.at_once, len(Player.alive))
+            self.process = self
+            self.exitcode = -signal.SIGKILL
 
-        def start_game(self, place, model, seed, gamma):
-            self.place = place
+        def play(self, batch, model, seed, gamma, on_point):
             if next(Player.deaths, False):
-                self.theirs.close()
-            else:
-                self.theirs.send(("game", pong_pg.Game([], seed)))
+                raise EOFError
+            return pong_pg.Game([], seed)
 
         def kill(self):
-            Player.alive -= 1
+            Player.alive.discard(self)
+
+        join = kill
 
     monkeypatch.setattr(pong_pg, "Worker", Player)
     return Player
 
 
-def steps(games):
-    return [game.steps for game in games]
+def play(workers, games):
+    """Plays numbered games; gives their numbers."""
+    return [game.steps for game in workers.play({}, range(games))]
 
 
 def test_workers_is_an_upper_limit(players):
     with contextlib.closing(pong_pg.Workers(2)) as workers:
         for _ in range(3):
-            assert steps(workers.play({}, range(9))) == list(range(9))
-    assert (players.most, players.begun, players.alive) == (2, 2, 0)
+            assert play(workers, 9) == list(range(9))
+    assert (players.at_once, len(players.shown), players.alive) == (2, 2, set())
 
 
 @pytest.mark.parametrize("flags, count", [("--workers 9", 2), ("--workers 1", 1), ("--render", 1)])
 def test_there_are_no_more_workers_than_games_of_a_batch(players, tmp_path, flags, count):
     """And one where a window is shown."""
     args = pong_pg.parse_arguments(f"--batch-size 2 --save {tmp_path}/save.p {flags}".split())
-    with mock.patch.dict(os.environ, DISPLAY=":0"), mock.patch("pong_pg.train") as train:
-        pong_pg.run(args, None)
-    player = train.call_args[0][2]
-    assert (player.count, player.show) == (count, flags == "--render")
+
+    def train(model, state, player, *how):
+        assert play(player, 9) == list(range(9))
+
+    with mock.patch.dict(os.environ, DISPLAY=":0"), mock.patch("pong_pg.train", train):
+        pong_pg.run(args, lambda: None)
+    assert players.shown == count * [flags == "--render"]
 
 
 def test_deaths_are_counted_from_the_last_game_that_came_home(players):
     """The 31st death of a long run does not end it; 31 in a row do."""
     players.deaths = iter((20 * [True] + [False]) * 3)
-    assert steps(pong_pg.Workers(1).play({}, range(3))) == [0, 1, 2]
-    players.deaths = iter(31 * [True])
-    with pytest.raises(OSError, match="again and again"):
-        list(pong_pg.Workers(1).play({}, range(3)))
+    with contextlib.closing(pong_pg.Workers(1)) as workers:
+        assert play(workers, 3) == [0, 1, 2]
+        assert len(players.shown) == 61 and len(players.alive) == 1
+        players.deaths = iter(31 * [True])
+        with pytest.raises(OSError, match="again and again"):
+            play(workers, 1)
 
 
 def test_a_player_and_an_emulator_made_with_their_defaults_show_nothing(players, monkeypatch):
-    workers = pong_pg.Workers(1)
-    list(workers.play({}, range(1)))
-    assert (workers.workers[0].show, workers.on_point) == (False, None)
+    with contextlib.closing(pong_pg.Workers(1)) as workers:
+        play(workers, 1)
+    assert (players.shown, workers.on_point) == ([False], None)
     with mock.patch("pong_pg.make_pong") as make:
         pong_pg.Pong()
     assert make.call_args[1]["render_mode"] is None
@@ -257,13 +260,28 @@ def test_too_few_files_for_the_workers_are_one_line_with_a_cure(tmp_path, quick)
     one_line(done.stderr, "worker process cannot be started", "--workers 1")
 
 
-@pytest.mark.parametrize("module", ["cProfile -o out.prof", "pdb -c continue -c quit"])
-def test_under_a_profiler_or_debugger_one_line_says_what_failed(tmp_path, quick, module):
-    command = [sys.executable, "-m", *module.split(), str(quick), *FLAGS.split()]
+def under(module, script, folder):
+    """What is said of it on both outputs, where another module runs the script."""
+    command = [sys.executable, "-m", *module.split(), str(script), *FLAGS.split()]
     done = subprocess.run(
-        command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        [*command, "--episodes", "8"],
+        cwd=str(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    said = (done.stdout + done.stderr).splitlines()
-    ours = [line for line in said if line.startswith("pong_pg: ")]
-    assert len(ours) == 1 and "Traceback" not in done.stdout + done.stderr, said
-    one_line(ours[0], "worker process cannot be started", "docs/change_it.md")
+    assert "Traceback" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def test_under_a_profiler_one_line_says_what_failed(tmp_path, quick):
+    """Or it plays, on a Python whose profiler lets it."""
+    said = under("cProfile -o out.prof", quick, tmp_path)
+    ours = [line for line in said.splitlines() if line.startswith("pong_pg: ")]
+    if not (tmp_path / "save.p").exists():
+        one_line("\n".join(ours), "worker process cannot be started", "docs/change_it.md")
+
+
+def test_under_a_debugger_it_plays(tmp_path, quick):
+    assert "saved save.p: 8 games" in under("pdb -c continue -c quit", quick, tmp_path)
