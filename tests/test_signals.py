@@ -302,8 +302,8 @@ def test_under_any_start_method_nothing_is_said_at_the_end(tmp_path, quick, meth
 # ---- who does not listen ------------------------------------------------------------------------
 
 
-def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path):
-    run = Run(tmp_path / "run", "--evaluate", 99, "--save", short_run / "save.p")
+def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path, quick):
+    run = Run(tmp_path / "run", "--evaluate", 9999, "--save", short_run / "save.p", script=quick)
     run.wait_until(lambda: "game 0" in run.stdout)
     os.killpg(run.pid, signal.SIGINT)
     assert run.end() == (130, "") and run.leaves_nobody()
