@@ -890,7 +890,8 @@ class Records:
         self.log_path = log
         self.model = model
         self.state = state
-        self.fresh = fresh
+        self.found_save = fresh  # what a fresh run finds is still in the way, and to be kept
+        self.found_log = fresh
         self.say = say
         self.whole = self.saved = state.games
         self.rows: list = []  # not written yet
@@ -903,22 +904,22 @@ class Records:
 
     def end_batch(self) -> None:
         self.whole = self.state.games
-        if self.fresh:  # what is there is touched only now, when something can take its place
+        if self.found_save:  # not before there is something to take its place
             keep(self.save_path)
+            self.found_save = False
         if self.log_path is not None:
             self.write_rows()
-        self.fresh = False
         due = self.whole // self.save_every > self.saved // self.save_every
         if due or not valid(self.model, {}):
             self.save()
 
     def write_rows(self) -> None:
         """Adds the rows of the batch to the log, or leaves it as it is and warns."""
-        if self.fresh:
-            keep(self.log_path)
-            write_atomically(self.log_path, b"")
         seconds = time.monotonic() - self.began
         try:
+            if self.found_log and os.path.exists(self.log_path):
+                os.replace(self.log_path, free_name(self.log_path))
+            self.found_log = False
             with open(self.log_path, "ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
                 lines = [f"{row},{seconds:.3f}\n" for row in self.rows]

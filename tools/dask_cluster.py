@@ -73,7 +73,8 @@ class Cluster:
             where = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": ":0"}
             where["silence_logs"] = logging.CRITICAL
         try:
-            self.client = distributed.Client(**where)
+            with script.signals_held_back():  # in the processes of a local cluster for good
+                self.client = distributed.Client(**where)
         except (OSError, ValueError) as error:
             text = f"no Dask scheduler is found at {address}: {error}"
             raise script.UsageError(text) from None
@@ -117,6 +118,7 @@ class Cluster:
                     raise self.script.WorkerError(content)
                 yield self.script.Game(*content)
         except (CancelledError, OSError):
+            self.check_signals()  # Ctrl-C may have struck the cluster, too
             raise OSError("the scheduler of the cluster is gone") from None
 
     def close(self):
