@@ -90,9 +90,10 @@ def test_version_names_everything_a_bug_report_needs(tmp_path):
         "--workers 0", "--workers -1", "--workers x", "--workers 1.5", "--batch-size 0",
         "--learning-rate 0", "--learning-rate -1e-4", "--learning-rate nan",
         "--learning-rate inf", "--learning-rate 1e160", "--gamma 1.01", "--gamma -0.1",
-        "--gamma nan", "--decay-rate 1", "--decay-rate -0.5", "--episodes 0", "--episodes -3", "--save-every 0", "--seed -1",
-        "--seed 1.5", "--evaluate 0", "--evaluate many", "--evaluate 3 --episodes 5",
-        "--evaluate 3 --gamma 0.5", "--evaluate 3 --log x.csv", "--no-such-flag", "stray", "--save",
+        "--gamma nan", "--decay-rate 1", "--decay-rate -0.5", "--episodes 0", "--episodes -3",
+        "--save-every 0", "--seed -1", "--seed 1.5", "--evaluate 0", "--evaluate many",
+        "--evaluate 3 --episodes 5", "--evaluate 3 --gamma 0.5", "--evaluate 3 --log x.csv",
+        "--no-such-flag", "stray", "--save",
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused_with_the_reason(flags, capsys):

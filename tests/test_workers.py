@@ -172,17 +172,30 @@ def give_up_after(seconds):
     return check
 
 
-def test_a_worker_answers_an_error_with_the_error():
-    """Were it silent, the run would wait for ever."""
+@pytest.mark.parametrize(
+    "seed, error, words",
+    [
+        ("no seed", pong_pg.WorkerError, "no seed"),
+        (0, pong_pg.UsageError, "not here"),
+    ],
+)
+def test_a_worker_answers_an_error_with_the_error(tmp_path, monkeypatch, seed, error, words):
+    """A reader's one, and a missing emulator. Were it silent, the run would wait for ever."""
+    if error is pong_pg.UsageError:
+        without_gym(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
     workers = pong_pg.Workers(1, check_signals=give_up_after(60))
-    with contextlib.closing(workers), pytest.raises(pong_pg.WorkerError) as raised:
-        list(workers.play({}, ["no seed"]))
-    assert str(raised.value).startswith("Traceback") and "no seed" in str(raised.value)
+    with contextlib.closing(workers), pytest.raises(error, match=words):
+        list(workers.play({}, [seed]))
+
+
+def without_gym(folder):
+    for name in "gymnasium.py", "gym.py":
+        (folder / name).write_text("raise ImportError('not here')\n")
 
 
 def test_a_worker_without_an_emulator_is_one_line(tmp_path):
-    for name in "gymnasium.py", "gym.py":
-        (tmp_path / name).write_text("raise ImportError('not here')\n")
+    without_gym(tmp_path)
     done = run_script("--workers", 2, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     refused(done, "Pong-v0 does not start", "not here", "pip install -r requirements.txt")
 
