@@ -111,24 +111,25 @@ def assert_as_calm(folder, calm):
     games = games_in(folder / "save.p") if "save.p" in files(folder) else 0
     assert games == 0 or sha256(folder / "save.p") == digests[games]
     found = log_without_seconds(folder / "log.csv") if "log.csv" in files(folder) else []
-    assert found == rows[: len(found)] and len(found) in (0, games + 1, games + 2)
+    assert found == rows[: len(found)]  # with its header; it may be two games ahead
+    assert found == [] or games + 1 <= len(found) <= games + 3
     return games
 
 
 @pytest.mark.skipif(sys.version_info < (3, 8), reason="signal.raise_signal")
-@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("how", ["once", "twice", "without a mask"])
 def test_ctrl_c_at_any_line_leaves_what_a_calm_run_has(
-    tiny, calm, tmp_path, monkeypatch, mask, capsys
+    tiny, calm, tmp_path, monkeypatch, capsys, how
 ):
-    """Where the platform cannot hold signals back, as on Windows, too."""
-    if not mask:
+    """Or twice at once, as `timeout` does; or where no signal can be held back, as on Windows."""
+    if how == "without a mask":
         monkeypatch.delattr(signal, "pthread_sigmask")
     _, lines = struck(lambda: tiny("all", "--episodes", "5"))
     capsys.readouterr()
     saved = set()
-    for moment in range(0 if mask else 1, lines, 5):
-        folder = str(moment)
-        status, _ = struck(lambda f=folder: tiny(f, "--episodes", "5"), moment)
+    for moment in range(["once", "twice", "without a mask"].index(how), lines, 7):
+        folder, moments = str(moment), [moment, moment + 1][: 1 + (how == "twice")]
+        status, _ = struck(lambda f=folder: tiny(f, "--episodes", "5"), *moments)
         whole = capsys.readouterr().out.count("resetting env")
         games = assert_as_calm(tmp_path / folder, calm)
         assert status in (130, 0, "interrupted")
@@ -149,8 +150,8 @@ def test_a_second_ctrl_c_at_any_line_leaves_the_last_checkpoint(
         folder = str(first)
         second = first + chance.randrange(1, 40)
         status, _ = struck(lambda f=folder: tiny(f, "--episodes", "5"), first, second)
-        for left in (tmp_path / folder).glob("*.tmp"):
-            left.unlink()
+        for left in [*(tmp_path / folder).glob("*.tmp"), *(tmp_path / folder).glob("*.lock")]:
+            left.unlink()  # as after a kill
         games = assert_as_calm(tmp_path / folder, calm)
         out = capsys.readouterr().out
         assert status in (130, 0, "interrupted") and games >= out.count("saved save.p") * 2 - 1
@@ -249,7 +250,7 @@ def test_a_second_ctrl_c_ends_at_once_what_a_first_one_cannot(tmp_path):
     assert "save.p.lock" not in files(tmp_path / "run")
 
 
-@pytest.mark.parametrize("pause", [0, 0.0002, 0.02])
+@pytest.mark.parametrize("pause", [0.0002, 0.02])
 def test_a_signal_that_comes_twice_at_once_still_saves_the_last_batch(tmp_path, quick, pause):
     """`timeout` sends it to the process and to its group."""
     run = Run(tmp_path / "run", *RUN[4:], "--batch-size", 1, script=quick)
