@@ -32,6 +32,29 @@ def run_script(*args, cwd, timeout=600, env=None, **options):
     )
 
 
+END_THEM = """
+import contextlib, sys, psutil
+sys.stdin.read()  # until whoever started this closes it, or is no more
+for process in psutil.process_iter():
+    with contextlib.suppress(psutil.Error):
+        started = process.environ().get("PONG_PG_TESTS") == sys.argv[1]
+        if started and not any("resource_tracker" in word for word in process.cmdline()):
+            process.kill()  # multiprocessing's tracker ends by itself, and is missed before
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running():
+    """What the tests have started ends with them, were they themselves killed.
+
+    A process beside them waits for that. It knows theirs by a variable of the environment.
+    """
+    command = [sys.executable, "-c", END_THEM, str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        os.environ["PONG_PG_TESTS"] = str(os.getpid())
+        yield
+
+
 @pytest.fixture(scope="session")
 def short_run(tmp_path_factory):
     """A folder in which six games were trained in batches of two, saved after every batch."""

@@ -55,11 +55,15 @@ class Dask:
             ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
             folder / "scheduler",
         )
-        self.address = self.scheduler.wait_for(r"Scheduler at:\s+(tcp://\S+)")
-        for _ in range(workers):
-            self.add()
-        for worker in self.workers:
-            worker.wait_for(r"(Registered to)")
+        try:
+            self.address = self.scheduler.wait_for(r"Scheduler at:\s+(tcp://\S+)")
+            for _ in range(workers):
+                self.add()
+            for worker in self.workers:
+                worker.wait_for(r"(Registered to)")
+        except BaseException:  # there is nobody yet who could close it
+            self.close()
+            raise
 
     def add(self, env=None):
         log = self.folder / f"worker{len(self.workers)}"

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, SCRIPT
 
@@ -120,13 +121,12 @@ def none_is_left_behind():
 
 def processes():
     """(pid, parent, group, command) of each process that is not dead and merely unburied."""
-    listed = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,ppid=,pgid=,stat=,args="], stdout=subprocess.PIPE, text=True
-    )
-    for line in listed.stdout.splitlines():
-        pid, ppid, pgid, state, args = line.split(None, 4)
-        if not state.startswith("Z"):
-            yield int(pid), int(ppid), int(pgid), args
+    for process in psutil.process_iter(["pid", "ppid", "status", "cmdline"]):
+        found = process.info
+        if found["status"] not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            with contextlib.suppress(ProcessLookupError):
+                group = os.getpgid(found["pid"])
+                yield found["pid"], found["ppid"], group, " ".join(found["cmdline"] or [])
 
 
 def in_pairs(function, jobs):
