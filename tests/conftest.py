@@ -1,35 +1,23 @@
-"""What the tests share: the script as a command, and one short real run."""
+"""Fixtures: one short real run, small networks, and an end to all that a test has started."""
 
 import copy
 import os
-import pickle
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "pong_pg.py"
-sys.path.insert(0, str(ROOT))
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy reads it as it is first imported
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` may have it ignored
+import helpers  # noqa: E402
+
 import pong_pg  # noqa: E402
 
 
-def run_script(*args, cwd, timeout=600, env=None, **options):
-    """Runs `python pong_pg.py ARGS` in `cwd` to its end; gives the process with its output."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, args)],
-        cwd=str(cwd),
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        **options,
-    )
+def pytest_addoption(parser):
+    group = parser.getgroup("torture", "tests/test_torture.py, run by -m slow")
+    for flag, default in ("kills", 20), ("worker-kills", 6), ("signals", 12), ("flips", 100):
+        group.addoption(f"--{flag}", type=int, metavar="N", default=default)
+    group.addoption("--moments", type=int, metavar="SEED", default=0, help="when things strike")
 
 
 END_THEM = """
@@ -60,48 +48,45 @@ def short_run(tmp_path_factory):
     """A folder in which six games were trained in batches of two, saved after every batch."""
     folder = tmp_path_factory.mktemp("short_run")
     flags = "--seed 3 --episodes 6 --batch-size 2 --save-every 2 --learning-rate 1e-3 --log log.csv"
-    done = run_script(*flags.split(), cwd=folder)
+    done = helpers.run_script(*flags.split(), cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "stdout").write_text(done.stdout)
     (folder / "stderr").write_text(done.stderr)
     return folder
 
 
-def write_log(path, running_mean, lengths, scores=None, seconds=None):
-    """A log as --log writes it: the running mean and the steps of each game."""
-    rows = ["episode,reward,running_mean,steps,seconds"]
-    for game, (mean, length) in enumerate(zip(running_mean, lengths)):
-        score = mean if scores is None else scores[game]
-        rows.append(f"{game},{score},{mean},{length},{game if seconds is None else seconds[game]}")
-    path.write_text("\n".join(rows) + "\n")
-
-
-def make_model(h, d):
-    """A model whose bits are the same on every machine: division is exact by definition."""
-    return {"W1": (np.arange(h * d) / 7 - 0.25).reshape(h, d), "W2": np.arange(h) / 7 - 0.25}
-
-
-def pickled_model(model):
-    """The first part of a checkpoint, as numpy 1.24 pickles it."""
-    arrays = {name: np.ascontiguousarray(model[name], "<f8") for name in ("W1", "W2")}
-    return pickle.dumps(arrays, 3).replace(b"numpy._core", b"numpy.core", 1)
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory):
+    """The script with games of 100 steps: for what does not depend on how they are played."""
+    return helpers.edited(tmp_path_factory.mktemp("quick") / "quick.py", helpers.SHORT_GAMES)
 
 
 @pytest.fixture(scope="session")
 def real_state(short_run):
     """The state of a real run, without its large arrays: it is asked for some 200 times."""
-    return {**pong_pg.load_checkpoint(short_run / "save.p")[1], "rmsprop_cache": None}
+    _, state = pong_pg.load_checkpoint(short_run / "save.p")
+    state.rmsprop_cache = {}
+    return state
 
 
 @pytest.fixture
 def shrink(monkeypatch, real_state):
-    """shrink(h, d) makes the network small, and gives a model and a real run's state for it."""
+    """shrink(h, d) makes the network small. It returns a model and a real run's state for it."""
 
     def shrink(h, d):
         monkeypatch.setattr(pong_pg, "H", h)
         monkeypatch.setattr(pong_pg, "D", d)
-        model, state = make_model(h, d), copy.deepcopy(real_state)
-        state["rmsprop_cache"] = {name: w * w for name, w in model.items()}
+        model, state = helpers.make_model(h, d), copy.deepcopy(real_state)
+        state.rmsprop_cache = {name: w * w for name, w in model.items()}
         return model, state
 
     return shrink
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left_behind():
+    yield
+    while helpers.Run.begun:
+        run = helpers.Run.begun.pop()
+        run.kill()
+        helpers.end_session(run.pid)

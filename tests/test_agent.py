@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 
 import pong_pg
 

@@ -1,6 +1,5 @@
 """The checkpoint: what is saved is read back to the bit, and nothing else is accepted."""
 
-import contextlib
 import copy
 import hashlib
 import io
@@ -13,10 +12,11 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_model, pickled_model
+from helpers import bits, make_model, pickled_model, refusal, signed, write
 
 import pong_pg
 
@@ -39,30 +39,6 @@ def parts(data):
     return data[:end], data[end : end + 64], data[end + 64 : -32], data[-32:]
 
 
-def signed(data):
-    return data + hashlib.sha256(data).digest()
-
-
-def bits(arrays):
-    return {name: np.ascontiguousarray(a, "<f8").tobytes() for name, a in arrays.items()}
-
-
-def write(path, data):
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()  # to write a file over, ext4 waits for the disk
-    path.write_bytes(data)
-
-
-def refusal(path, data):
-    """Why `data` is refused: one line that names the file."""
-    write(path, data)
-    with pytest.raises(pong_pg.CheckpointError) as refused:
-        pong_pg.load_checkpoint(path)
-    line = str(refused.value)
-    assert line.startswith(f"{path} ") and line.isprintable() and len(line) < 1000, line
-    return line
-
-
 # ---- complete -----------------------------------------------------------------------------------
 
 
@@ -75,28 +51,26 @@ def test_load_gives_back_every_bit_that_was_saved(shrink, tmp_path):
     assert (tmp_path / "save.p").read_bytes() == (tmp_path / "again.p").read_bytes()
     for now in (model, state), pong_pg.load_checkpoint(tmp_path / "save.p"):
         assert bits(before[0]) == bits(now[0])
-        assert bits(before[1]["rmsprop_cache"]) == bits(now[1]["rmsprop_cache"])
-        rest = [{k: v for k, v in s.items() if k != "rmsprop_cache"} for s in (before[1], now[1])]
-        assert rest[0] == rest[1] and list(rest[0]) == list(rest[1])
+        assert bits(before[1].rmsprop_cache) == bits(now[1].rmsprop_cache)
+        assert replace(before[1], rmsprop_cache={}) == replace(now[1], rmsprop_cache={})
 
 
 def test_what_was_loaded_can_be_trained(small):
     model, state = pong_pg.load_checkpoint(small[1])
-    for arrays in (model, state["rmsprop_cache"]):
+    for arrays in (model, state.rmsprop_cache):
         for array in arrays.values():
             assert array.dtype == np.float64 and array.dtype.isnative and array.flags.writeable
         assert arrays["W1"].flags.f_contiguous  # whose columns are fast to read
-    pong_pg.rmsprop_update(model, make_model(2, 3), state["rmsprop_cache"], 1e-3, 0.99)
+    pong_pg.rmsprop_update(model, make_model(2, 3), state.rmsprop_cache, 1e-3, 0.99)
 
 
 def test_the_bytes_depend_on_the_values_alone(shrink, tmp_path):
     """Not on memory order, and not on the numpy at work: the digest is that of 1.24 and of 2.4."""
     model, state = shrink(3, 4)
-    state.update(seed=3, games=6, running_mean=-20.5)
-    hyper = {"batch_size": 2, "learning_rate": 1e-3, "gamma": 0.99, "decay_rate": 0.99}
-    state["hyperparameters"] = hyper
+    hyper = pong_pg.Hyperparameters(2, 1e-3, 0.99, 0.99)
+    state = pong_pg.State(3, state.rmsprop_cache, hyper, games=6, running_mean=-20.5)
     pong_pg.save_checkpoint(tmp_path / "c.p", model, state)
-    for arrays in (model, state["rmsprop_cache"]):
+    for arrays in (model, state.rmsprop_cache):
         arrays.update({name: np.asfortranarray(a) for name, a in arrays.items()})
     pong_pg.save_checkpoint(tmp_path / "f.p", model, state)
     data = (tmp_path / "c.p").read_bytes()
@@ -293,17 +267,18 @@ def test_a_pickle_that_save_would_not_write_is_refused(small):
 
 
 def test_another_number_of_hidden_units_is_said(short_run, tmp_path, monkeypatch):
-    for h in (100, 201, 400):
+    units = pong_pg.H
+    for h in (units // 2, units + 1, 2 * units):
         monkeypatch.setattr(pong_pg, "H", h)
         path = tmp_path / f"{h}.p"
         line = refusal(path, (short_run / "save.p").read_bytes())
-        assert f"has the size of 200 hidden units, and H is {h}" in line
+        assert f"has the size of {units} hidden units, and H is {h}" in line
 
 
 def test_a_file_that_is_foreign_is_told_from_one_that_is_damaged(shrink, tmp_path):
     """Foreign: with the command that imports it."""
-    path, model = tmp_path / "save.p", make_model(2, 6400)
-    pong_pg.save_checkpoint(path, *shrink(2, 6400))
+    path, model = tmp_path / "save.p", make_model(2, pong_pg.D)
+    pong_pg.save_checkpoint(path, *shrink(2, pong_pg.D))
     data, pickled = path.read_bytes(), pickled_model(model)
     for foreign in (
         pickled,

@@ -6,10 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPT, run_script
+from helpers import ROOT, SCRIPT, files, one_line, refused, run_script
 
 import pong_pg
 
@@ -18,12 +19,20 @@ def parse(*args):
     return pong_pg.parse_arguments([str(arg) for arg in args])
 
 
-def refused(done, *words):
-    assert done.returncode == 2, (done.returncode, done.stderr)
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
+@pytest.fixture
+def is_refused(tmp_path, monkeypatch, capsys):
+    """is_refused(flags, words): in `tmp_path`, with status 2 and one line that holds them."""
+    monkeypatch.chdir(tmp_path)
+
+    def is_refused(flags, *words):
+        try:
+            status = pong_pg.main([str(flag) for flag in flags])
+        except SystemExit as end:  # by argparse
+            status = end.code
+        assert status == 2
+        one_line(capsys.readouterr().err, *words)
+
+    return is_refused
 
 
 def test_import_starts_nothing_and_needs_no_emulator():
@@ -43,7 +52,7 @@ def test_import_starts_nothing_and_needs_no_emulator():
 def test_defaults_are_the_constants_at_the_top():
     args = parse()
     assert (args.resume, args.render, args.save, args.quiet) == (False, False, "save.p", False)
-    assert (pong_pg.H, pong_pg.batch_size, pong_pg.learning_rate) == (200, 10, 1e-4)
+    assert (pong_pg.batch_size, pong_pg.learning_rate) == (10, 1e-4)
     assert (pong_pg.gamma, pong_pg.decay_rate) == (0.99, 0.99)
 
 
@@ -80,10 +89,11 @@ def test_version_names_everything_a_bug_report_needs(tmp_path):
     [
         "--workers 0", "--workers -1", "--workers x", "--workers 1.5", "--batch-size 0",
         "--learning-rate 0", "--learning-rate -1e-4", "--learning-rate nan",
-        "--learning-rate inf", "--gamma 1.01", "--gamma -0.1", "--gamma nan", "--decay-rate 1",
-        "--decay-rate -0.5", "--episodes 0", "--episodes -3", "--save-every 0", "--seed -1",
-        "--seed 1.5", "--evaluate 0", "--evaluate many", "--evaluate 3 --episodes 5",
-        "--evaluate 3 --gamma 0.5", "--evaluate 3 --log x.csv", "--no-such-flag", "stray", "--save",
+        "--learning-rate inf", "--learning-rate 1e160", "--gamma 1.01", "--gamma -0.1",
+        "--gamma nan", "--decay-rate 1", "--decay-rate -0.5", "--episodes 0", "--episodes -3",
+        "--save-every 0", "--seed -1", "--seed 1.5", "--evaluate 0", "--evaluate many",
+        "--evaluate 3 --episodes 5", "--evaluate 3 --gamma 0.5", "--evaluate 3 --log x.csv",
+        "--no-such-flag", "stray", "--save",
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense_are_refused_with_the_reason(flags, capsys):
@@ -108,21 +118,66 @@ def test_values_that_make_no_sense_are_refused_with_the_reason(flags, capsys):
         ("--resume --save other.p", ["other.p"]),
     ],
 )
-def test_what_cannot_work_is_refused_before_a_game_is_played(tmp_path, flags, words):
-    refused(run_script(*flags.split(), cwd=tmp_path), *words)
+def test_what_cannot_work_is_refused_before_a_game_is_played(tmp_path, is_refused, flags, words):
+    is_refused(flags.split(), *words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resume_refuses_another_seed_and_a_save_every_that_does_not_fit(short_run, tmp_path):
+def test_resume_refuses_another_seed_and_a_save_every_that_does_not_fit(
+    short_run, tmp_path, is_refused
+):
     shutil.copy(short_run / "save.p", tmp_path)
     before = (tmp_path / "save.p").read_bytes()
-    refused(run_script("--resume", "--seed", 4, cwd=tmp_path), "--seed 4", "seed 3")
-    refused(run_script("--resume", "--save-every", 3, cwd=tmp_path), "batch size 2")
+    is_refused(["--resume", "--seed", 4], "--seed 4", "seed 3")
+    is_refused(["--resume", "--save-every", 3], "batch size 2")
     (tmp_path / "log.csv").write_text("a,b\n1,2\n")
-    done = run_script("--resume", "--log", "log.csv", cwd=tmp_path)
-    refused(done, "log.csv", "is not a log of this script")
+    is_refused(["--resume", "--log", "log.csv"], "log.csv", "is not a log of this script")
     assert (tmp_path / "log.csv").read_text() == "a,b\n1,2\n"
     assert (tmp_path / "save.p").read_bytes() == before
+    assert files(tmp_path) == ["log.csv", "save.p"]
+
+
+def test_resume_announces_what_changes_and_nothing_else(shrink, tmp_path, capsys):
+    """A batch size that is given again, and is the checkpoint's, is nothing to say."""
+    model, state = shrink(2, 3)
+    path = str(tmp_path / "save.p")
+    pong_pg.save_checkpoint(path, model, state)
+    assert state.hyperparameters.batch_size == 2
+    for changes, lines in (
+        ({}, []),
+        ({"batch_size": 2, "gamma": 0.99, "learning_rate": 1e-3, "decay_rate": 0.99}, []),
+        (
+            {"batch_size": 4, "decay_rate": 0.98},
+            ["batch_size 4 replaces the checkpoint's 2", "decay_rate 0.98 replaces the", "0.99"],
+        ),
+    ):
+        _, resumed = pong_pg.resume_run(path, 3, changes)
+        assert asdict(resumed.hyperparameters) == {**asdict(state.hyperparameters), **changes}
+        said = capsys.readouterr().out
+        assert said.startswith(f"resuming {path}: 6 games") and all(line in said for line in lines)
+        assert said.count("replaces") == len(changes if lines else [])
+
+
+@pytest.mark.parametrize("name", pong_pg.LIMITS)
+def test_the_limits_of_a_number_are_those_that_its_message_names(name, capsys):
+    """The least and the most are taken; what is next to them is refused, with both."""
+    least, most = pong_pg.LIMITS[name]
+    beyond = (least - 1, most + 1)
+    if isinstance(least, float):
+        beyond = (float(np.nextafter(least, -1)), float(np.nextafter(most, np.inf)))
+    flag = "--" + name.replace("_", "-")
+    for value in least, most:
+        assert getattr(parse(f"{flag}={value!r}"), name) == value
+    for value in beyond:
+        with pytest.raises(SystemExit):
+            parse(f"{flag}={value!r}")
+        one_line(capsys.readouterr().err, flag, f"from {least} to {most}", f"found '{value!r}'")
+
+
+def test_a_field_of_another_size_than_d_is_refused(monkeypatch, is_refused):
+    """As in ports that crop the field by 10 more rows."""
+    monkeypatch.setattr(pong_pg, "FIELD", np.s_[45:195:2, ::2])
+    is_refused([], "FIELD takes 6000 pixels", "set D = 6000")
 
 
 def test_a_nonsense_constant_is_refused_like_a_nonsense_flag(tmp_path):
@@ -134,10 +189,10 @@ def test_a_nonsense_constant_is_refused_like_a_nonsense_flag(tmp_path):
     refused(done, "expected int from 1 to", "found 0")
 
 
-def test_a_damaged_checkpoint_is_refused_with_one_line(short_run, tmp_path):
+def test_a_damaged_checkpoint_is_refused_with_one_line(short_run, tmp_path, is_refused):
     (tmp_path / "save.p").write_bytes((short_run / "save.p").read_bytes()[:-1])
-    for flags in (["--resume"], ["--evaluate", 1]):
-        refused(run_script(*flags, cwd=tmp_path), "save.p", "checksum")
+    for flags in ["--resume"], ["--evaluate", 1]:
+        is_refused(flags, "save.p", "checksum")
 
 
 def test_without_a_display_render_says_so(short_run):
@@ -170,40 +225,41 @@ def test_points_that_were_shown_live_are_not_printed_again(
 ):
     class Player:
         def play(self, model, seeds, gamma):
-            gradient = np.array([0]), np.zeros((1, pong_pg.H)), np.zeros(pong_pg.H)
+            gradient = {"W1": (np.array([0]), np.zeros((1, pong_pg.H))), "W2": np.zeros(pong_pg.H)}
             return [pong_pg.Game([-1.0], 9, gradient) for _ in seeds]
 
         def close(self):
             pass
 
-    monkeypatch.setattr(pong_pg, "open_player", lambda args, games: Player())
+    monkeypatch.setattr(pong_pg, "choose_player", lambda *how: Player())
     monkeypatch.chdir(tmp_path)
-    pong_pg.train(pong_pg.parse_arguments([*"--episodes 2 --batch-size 2".split(), *flags]))
+    assert pong_pg.main([*"--episodes 2 --batch-size 2".split(), *flags]) == 0
     out = capsys.readouterr().out
     assert out.count(": game finished, reward: -1.0") == points
     assert out.count("resetting env. episode reward total was -1.000000. running mean: -1.0") == 2
 
 
-def test_quiet_is_a_bar_on_standard_error(short_run, tmp_path):
+def test_quiet_is_a_bar_on_standard_error(tmp_path, quick):
     flags = "--quiet --episodes 2 --batch-size 2 --seed 3 --learning-rate 1e-3".split()
-    done = run_script(*flags, cwd=tmp_path)
+    done = run_script(*flags, cwd=tmp_path, script=quick)
     assert done.returncode == 0
     assert "ep 0" not in done.stdout and "resetting" not in done.stdout
     assert re.search(r"2/2 .*running mean -\d+\.\d\d, \d+ steps/s", done.stderr), done.stderr
-    done = run_script("--evaluate", 1, "--quiet", cwd=short_run)
+    done = run_script("--evaluate", 1, "--quiet", cwd=tmp_path, script=quick)
     assert "evaluation: games=1" in done.stdout and "1/1" in done.stderr
     assert "game 0" not in done.stdout
 
 
-def test_save_every_rounds_up_to_whole_batches(short_run, tmp_path):
+def test_save_every_rounds_up_to_whole_batches(short_run, tmp_path, quick):
     """Of 4 games in batches of 2, a default of 100 saves at the end only."""
-    done = run_script(*"--episodes 4 --batch-size 2 --seed 3".split(), cwd=tmp_path)
+    flags = "--episodes 4 --batch-size 2 --seed 3".split()
+    done = run_script(*flags, cwd=tmp_path, script=quick)
     assert done.stdout.count("saved save.p") == 1
     assert (short_run / "stdout").read_text().count("saved save.p") == 3
 
 
-def test_a_reader_who_leaves_ends_the_run_without_a_traceback(tmp_path):
-    command = f"'{sys.executable}' '{SCRIPT}' --seed 3 --batch-size 1 | head -n 2"
+def test_a_reader_who_leaves_ends_the_run_without_a_traceback(tmp_path, quick):
+    command = f"'{sys.executable}' '{quick}' --seed 3 --batch-size 1 | head -n 2"
     done = subprocess.run(
         ["bash", "-c", command], cwd=str(tmp_path), capture_output=True, text=True, timeout=300
     )

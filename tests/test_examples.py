@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 
 import pong_pg
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_model, run_script
+from helpers import ROOT, make_model, run_script
 
 import pong_pg
 from tools import fast, logs

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_log
+from helpers import ROOT, write_log
 from matplotlib.artist import getp
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure

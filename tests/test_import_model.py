@@ -17,10 +17,9 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_model, pickled_model
+from helpers import ROOT, bits, make_model, pickled_model, signed, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_checkpoint import bits, signed, write
 
 import pong_pg
 

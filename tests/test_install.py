@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPT, run_script
+from helpers import ROOT, SCRIPT, run_script
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 INSTALL = "python -m pip install -r requirements.txt"

@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_log
+from helpers import ROOT, write_log
 
 import pong_pg
 from tools import logs, tables

@@ -1,8 +1,6 @@
 """Real runs, end to end: one seed, one result, whatever plays it and however often it is cut."""
 
-import contextlib
 import csv
-import hashlib
 import math
 import pickle
 import re
@@ -13,19 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_script
+from helpers import log_without_seconds, run_script, sha256
 
 import pong_pg
 
 RUN = "--seed 3 --batch-size 2 --save-every 2 --learning-rate 1e-3".split()
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def log_without_seconds(path):
-    return [row[:4] for row in csv.reader(path.open())]
 
 
 # ---- one run, looked at
@@ -67,7 +57,7 @@ def test_log_has_a_row_a_game(short_run):
         assert 500 < int(row[3]) <= 10_000
     seconds = [float(row[4]) for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0
-    assert float(rows[-1][2]) == pong_pg.load_checkpoint(short_run / "save.p")[1]["running_mean"]
+    assert float(rows[-1][2]) == pong_pg.load_checkpoint(short_run / "save.p")[1].running_mean
 
 
 def test_the_run_equals_the_textbook_loop(short_run):
@@ -112,15 +102,15 @@ def test_the_run_equals_the_textbook_loop(short_run):
     for name in model:
         np.testing.assert_allclose(trained[name], model[name], rtol=1e-6, atol=1e-9)
         scale = cache[name].max()
-        np.testing.assert_allclose(state["rmsprop_cache"][name], cache[name], 1e-6, 1e-9 * scale)
+        np.testing.assert_allclose(state.rmsprop_cache[name], cache[name], 1e-6, 1e-9 * scale)
 
 
 def test_any_script_reads_the_model_with_one_pickle_load(short_run):
     with (short_run / "save.p").open("rb") as file:
         model = pickle.load(file)
     assert set(model) == {"W1", "W2"} and type(model) is dict
-    assert model["W1"].shape == (200, 6400) and model["W1"].dtype == np.float64
-    assert model["W1"].flags.c_contiguous and model["W2"].shape == (200,)
+    assert model["W1"].shape == (pong_pg.H, pong_pg.D) and model["W1"].dtype == np.float64
+    assert model["W1"].flags.c_contiguous and model["W2"].shape == (pong_pg.H,)
 
 
 # ---- one seed, one result
@@ -140,12 +130,13 @@ def test_a_worker_has_one_blas_thread_whatever_is_said_outside(monkeypatch):
     """The products are too small here for threads to tell in the bits: not so on every BLAS."""
     for blas in ("OPENBLAS", "OMP", "MKL"):
         monkeypatch.setenv(blas + "_NUM_THREADS", "7")
-    with contextlib.closing(pong_pg.Workers(1)) as workers:
-        workers.start()
-        (worker,) = workers.processes
-        while b"spawn_main" not in Path(f"/proc/{worker.pid}/cmdline").read_bytes():
-            time.sleep(0.01)
-        environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+    pong_pg.Workers(1)
+    worker = pong_pg.Worker(show=False)
+    proc = Path(f"/proc/{worker.process.pid}")
+    while b"spawn_main" not in (proc / "cmdline").read_bytes():
+        time.sleep(0.01)
+    environment = (proc / "environ").read_bytes().split(b"\0")
+    worker.kill()
     assert {b"OPENBLAS_NUM_THREADS=1", b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= {*environment}
 
 
@@ -180,10 +171,8 @@ def test_hyperparameters_given_with_resume_replace_the_checkpoints(short_run, tm
     assert "gamma 0.98 replaces the checkpoint's 0.99" in done.stdout
     assert "batch_size 1 replaces the checkpoint's 2" in done.stdout
     _, state = pong_pg.load_checkpoint(tmp_path / "save.p")
-    assert state["games"] == 7
-    assert state["hyperparameters"] == {
-        "batch_size": 1, "learning_rate": 1e-3, "gamma": 0.98, "decay_rate": 0.99
-    }  # fmt: skip
+    assert state.games == 7
+    assert state.hyperparameters == pong_pg.Hyperparameters(1, 1e-3, 0.98, 0.99)
     assert "learning_rate" not in done.stdout
 
 

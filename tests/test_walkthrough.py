@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPT
+from helpers import ROOT, SCRIPT
 
 import pong_pg
 

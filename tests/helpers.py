@@ -1,0 +1,257 @@
+"""What the test modules share: the script as a command, runs that things are done to, files."""
+
+import contextlib
+import csv
+import hashlib
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import pong_pg
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "pong_pg.py"
+SIGNALS = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and files as POSIX has them")
+
+# ---- the script as a command --------------------------------------------------------------------
+
+
+def run_script(*args, cwd, script=SCRIPT, timeout=600, env=None, **options):
+    """Runs `python pong_pg.py ARGS` in `cwd` to its end. Returns the process with its output."""
+    return subprocess.run(
+        [sys.executable, str(script), *map(str, args)],
+        cwd=str(cwd),
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+
+
+def edited(path, *changes):
+    """Writes the script as a reader has changed it: (old text, new text), ... Returns the path."""
+    text = SCRIPT.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+SHORT_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 100")  # so that a batch takes milliseconds
+
+
+def wrapped(path, before="", always="", in_parent=""):
+    """Writes a script that imports pong_pg and runs it, on another system say. Returns its path.
+
+    `before` comes before the import; `always` is done in workers, too; `in_parent` is not.
+    """
+    path.write_text(
+        f"import os, sys\n{before}\nsys.path.insert(0, {str(ROOT)!r})\nimport pong_pg\n{always}\n"
+        f"if __name__ == '__main__':\n"
+        + "".join(f"    {line}\n" for line in in_parent.splitlines())
+        + "    sys.exit(pong_pg.main(sys.argv[1:]))\n"
+    )
+    return path
+
+
+def failing(call, error):
+    """Returns a line for `wrapped`: from now on `os.CALL` fails with this error number."""
+    return f"def fail(*args): raise OSError({error}, os.strerror({error}))\nos.{call} = fail"
+
+
+class Run:
+    """The script with `flags` in `folder`, in a session of its own; its output goes to files."""
+
+    begun = []
+
+    def __init__(self, folder, *flags, script=SCRIPT, ignored=(), **options):
+        folder.mkdir(exist_ok=True)
+        self.output = [folder.parent / f"{folder.name}.{name}" for name in ("stdout", "stderr")]
+        with self.output[0].open("wb") as stdout, self.output[1].open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script), *map(str, flags)],
+                cwd=str(folder),
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                preexec_fn=lambda: handle(ignored),
+                **options,
+            )
+        self.begun.append(self)
+        self.pid = self.process.pid
+
+    @property
+    def stdout(self):
+        return self.output[0].read_text()
+
+    @property
+    def stderr(self):
+        return self.output[1].read_text()
+
+    def games(self):
+        return self.stdout.count("resetting env")
+
+    def saved(self):
+        """The games of the last checkpoint that it announced."""
+        return max(map(int, re.findall(r"saved \S+: (\d+) games", self.stdout)), default=0)
+
+    def wait_until(self, condition, pause=0.005):
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert not self.over(), f"it ended too early: {self.stderr}"
+            assert time.monotonic() < deadline, f"waited in vain: {self.stdout[-200:]}"
+            time.sleep(pause)
+
+    def over(self):
+        return self.process.poll() is not None
+
+    def end(self):
+        """Waits for the end. Returns (exit status, standard error)."""
+        return self.process.wait(timeout=300), self.stderr
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self.process.wait(timeout=300)
+
+    def workers(self):
+        """The processes that play for it; multiprocessing's housekeeper is another child."""
+        return [p.pid for p, command in session(self.pid) if "spawn_main" in command]
+
+    def leaves_nobody(self):
+        """Is each process of its session gone? One that a killed parent left may need a while."""
+        deadline = time.monotonic() + 10
+        while list(session(self.pid)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def takes_signals(self):
+        """Does the script take them itself? Before, nothing of it runs."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/status") as status:
+            caught = re.search(r"SigCgt:\s*(\w+)", status.read())
+            return bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
+        return "training" in self.stdout
+
+
+def handle(ignored):
+    """Has a process take signals by their default, were the tests themselves under nohup."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
+
+def session(leader):
+    """Yields (process, command line) of those in a session that are not dead and unburied."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if os.getsid(process.pid) == leader and alive:
+                yield process, " ".join(process.cmdline())
+
+
+def end_session(leader):
+    """Ends all that a test has started in a session, however the test ended."""
+    for process, _ in list(session(leader)):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def in_pairs(function, jobs):
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda job: function(*job), jobs))
+
+
+# ---- what is said -------------------------------------------------------------------------------
+
+
+def one_line(error, *words):
+    assert len(error.splitlines()) == 1 and error.startswith("pong_pg: "), error
+    for word in words:
+        assert word in error, error
+
+
+def refused(done, *words):
+    """Bad usage or bad input: status 2 and one line."""
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    one_line(done.stderr, *words)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def games_in(path):
+    return pong_pg.load_checkpoint(path)[1].games
+
+
+def log_without_seconds(path):
+    with path.open() as file:
+        return [row[:4] for row in csv.reader(file)]
+
+
+def write_log(path, running_mean, lengths, scores=None, seconds=None):
+    """A log as --log writes it: the running mean and the steps of each game."""
+    rows = ["episode,reward,running_mean,steps,seconds"]
+    for game, (mean, length) in enumerate(zip(running_mean, lengths)):
+        score = mean if scores is None else scores[game]
+        rows.append(f"{game},{score},{mean},{length},{game if seconds is None else seconds[game]}")
+    path.write_text("\n".join(rows) + "\n")
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def make_model(h, d):
+    """A model whose bits are the same on every machine: division is exact by definition."""
+    return {"W1": (np.arange(h * d) / 7 - 0.25).reshape(h, d), "W2": np.arange(h) / 7 - 0.25}
+
+
+def pickled_model(model):
+    """The first part of a checkpoint, as numpy 1.24 pickles it."""
+    arrays = {name: np.ascontiguousarray(model[name], "<f8") for name in ("W1", "W2")}
+    return pickle.dumps(arrays, 3).replace(b"numpy._core", b"numpy.core", 1)
+
+
+def signed(data):
+    return data + hashlib.sha256(data).digest()
+
+
+def bits(arrays):
+    return {name: np.ascontiguousarray(a, "<f8").tobytes() for name, a in arrays.items()}
+
+
+def write(path, data):
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()  # to write a file over, ext4 waits for the disk
+    path.write_bytes(data)
+
+
+def refusal(path, data):
+    """Returns why `data` is refused as a checkpoint: one line that names the file."""
+    write(path, data)
+    with pytest.raises(pong_pg.CheckpointError) as refused:
+        pong_pg.load_checkpoint(path)
+    line = str(refused.value)
+    assert line.startswith(f"{path} ") and line.isprintable() and len(line) < 1000, line
+    return line

@@ -1,0 +1,181 @@
+"""The log, as people leave it: it is mended, or refused with the line; a run never ends for it."""
+
+import builtins
+import errno
+import os
+
+import pytest
+from helpers import files, log_without_seconds, one_line
+
+import pong_pg
+
+ROWS = [f"{n},{-20.0 + n},{-20.0 + 0.5 * n},1000,{n}.5" for n in range(6)]
+WHOLE = "\n".join([pong_pg.LOG_HEADER, *ROWS, ""])
+
+
+@pytest.fixture
+def resumed(real_state, tmp_path):
+    """resumed(content, games=6) resumes with such a log; gives what it then holds, its seconds."""
+    path = tmp_path / "log.csv"
+
+    def resumed(content, games=6):
+        state = pong_pg.State(3, {}, games=games, running_mean=-20.0 + 0.5 * (games - 1))
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        seconds = pong_pg.cut_log(str(path), state)
+        return path.read_bytes().decode(), seconds
+
+    return resumed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WHOLE,
+        WHOLE.rstrip("\n"),
+        WHOLE.replace("\n", "\r\n"),
+        b"\xef\xbb\xbf" + WHOLE.encode(),
+        b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").rstrip().encode(),
+        WHOLE + "\n\n",
+        WHOLE.replace("\n3,", "\n\n3,"),
+        WHOLE + "6,-5.0,-17.0,1000,6.5\n7,-5.0,-17.0,1000,7.5\n",  # which is played again
+        WHOLE + "6,-5.0,-17.0,10",  # cut by a kill
+        WHOLE + "6",
+    ],
+    ids="whole newline crlf mark spreadsheet blank_end blank rest cut cut_number".split(),
+)
+def test_a_log_that_was_only_dressed_otherwise_is_mended(resumed, content):
+    """A spreadsheet's line ends and mark, an editor's last newline, rows that are played again."""
+    assert resumed(content) == (WHOLE, 5.5)
+
+
+def test_an_empty_log_gets_its_header(resumed):
+    assert resumed("") == (pong_pg.LOG_HEADER + "\n", 0.0)
+    assert resumed(pong_pg.LOG_HEADER + "\n")[0] == pong_pg.LOG_HEADER + "\n"
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (WHOLE.replace(ROWS[2] + "\n", ""), ["line 4", "game 2", "'3,"]),
+        (WHOLE.replace(ROWS[5] + "\n", ""), ["game 4", "game 5"]),
+        (WHOLE.replace(ROWS[5], ROWS[5].replace("-17.5", "-11.0")), ["-11.00", "-17.50"]),
+        (WHOLE.replace(ROWS[3], "3,-17.0"), ["line 5", "five numbers", "game 3"]),
+        (WHOLE.replace(ROWS[3], "three,-17.0,-18.5,1000,3.5"), ["line 5", "'three,"]),
+        (WHOLE.replace(",", ";"), ["line 1", pong_pg.LOG_HEADER]),
+        ("a,b\n1,2\n", ["line 1", pong_pg.LOG_HEADER]),
+        (b"\x89PNG\r\n\x1a\n\0\0", ["line 1"]),
+    ],
+)
+def test_what_is_not_the_log_of_this_run_is_refused_with_the_line(resumed, content, words):
+    before = content if isinstance(content, bytes) else content.encode()
+    with pytest.raises(pong_pg.CheckpointError) as refused:
+        resumed(content)
+    line = str(refused.value)
+    for word in ["log.csv", "expected", *words]:
+        assert word in line, line
+    assert line.isprintable()
+    with open(line.split(" is not ")[0], "rb") as file:
+        assert file.read() == before
+
+
+def test_another_runs_log_is_refused(resumed):
+    """Of as many games, whose numbers are well-formed: the running mean tells."""
+    other = WHOLE.replace("-17.5,", "-17.25,")
+    with pytest.raises(pong_pg.CheckpointError, match="not the log of this run.*--log with a new"):
+        resumed(other)
+
+
+# ---- during the run -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(shrink, tmp_path):
+    """The records of a fresh run, and play(n), which ends a batch of n games."""
+    model, state = shrink(2, 3)
+    state.games = 0
+    save, log = tmp_path / "save.p", tmp_path / "log.csv"
+    records = pong_pg.Records(str(save), 1000, str(log), model, state, True, lambda text: None)
+
+    def play(games):
+        for _ in range(games):
+            records.add_game(state.games, pong_pg.Game([-1.0], 9), -1.0)
+            state.games += 1
+        records.end_batch()
+
+    records.play = play
+    return records
+
+
+def numbers(path):
+    return [row[0] for row in log_without_seconds(path)]
+
+
+def test_a_log_that_is_removed_during_the_run_begins_anew_with_its_header(records, tmp_path):
+    records.play(2)
+    (tmp_path / "log.csv").rename(tmp_path / "old.csv")
+    records.play(2)
+    assert numbers(tmp_path / "old.csv") == ["episode", "0", "1"]
+    assert numbers(tmp_path / "log.csv") == ["episode", "2", "3"]
+
+
+def test_a_log_that_was_removed_during_the_run_can_be_resumed_with(records, tmp_path):
+    records.play(2)
+    (tmp_path / "log.csv").unlink()
+    records.play(2)
+    records.state.running_mean = -1.0
+    pong_pg.cut_log(str(tmp_path / "log.csv"), records.state)
+    assert numbers(tmp_path / "log.csv") == ["episode", "2", "3"]
+
+
+def test_a_log_that_is_held_for_a_while_loses_no_row(records, tmp_path, monkeypatch, capsys):
+    """By a spreadsheet, say: it is said, and the rows are written with the next batch's."""
+    records.play(2)
+
+    def held(path, *how, **more):
+        if str(path).endswith("log.csv"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *how, **more)
+
+    real = builtins.open
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", held)
+        for _ in range(2):
+            records.play(1)
+            one_line(capsys.readouterr().err, "log.csv cannot be written", "next batch")
+    records.play(1)
+    assert numbers(tmp_path / "log.csv") == ["episode", "0", "1", "2", "3", "4"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_log_on_a_disk_that_is_full_for_a_while_loses_no_row(records, tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    records.play(2)
+    size = (tmp_path / "log.csv").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for more in 0, 5:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, limits[1]))
+        try:
+            records.play(1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (tmp_path / "log.csv").stat().st_size == size
+    assert capsys.readouterr().err.count("cannot be written") == 2
+    records.play(1)
+    assert numbers(tmp_path / "log.csv") == ["episode", "0", "1", "2", "3", "4"]
+
+
+def test_a_log_found_by_a_fresh_run_may_be_held_for_a_while_too(records, tmp_path, monkeypatch):
+    """It is kept under another name; until that can be done the rows wait."""
+    log = tmp_path / "log.csv"
+    log.write_text("of an earlier run\n")
+
+    def held(*names):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pong_pg, "replace_patiently", held)
+        records.play(2)
+    records.play(2)
+    assert numbers(log) == ["episode", "0", "1", "2", "3"]
+    assert (tmp_path / "log.csv.1").read_text() == "of an earlier run\n"
+    assert files(tmp_path) == ["log.csv", "log.csv.1"]
