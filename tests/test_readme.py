@@ -34,8 +34,9 @@ def everyday_commands():
     return [shlex.split(line, comments=True) for line in block.splitlines()]
 
 
-def test_the_readme_fits_a_stranger():
-    assert 900 <= len(README.split()) <= 1200
+def test_the_readme_is_read_in_ten_minutes():
+    written = re.sub(r"<!-- table: .+ -->.*?<!-- end -->", "", README, flags=re.S)
+    assert 900 <= len(written.split()) <= 1200
     assert README.count("```") == 2 * len(blocks(README))
 
 
