@@ -67,7 +67,7 @@ def test_the_lines_for_a_notebook_train(tmp_path):
     with_short_games(tmp_path)
     (code,) = (code for _, language, code in blocks(README) if language == "python")
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, text=True, timeout=300)
+    done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0 and "saved save.p: 100 games" in done.stdout
 
 
