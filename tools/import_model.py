@@ -68,7 +68,7 @@ STATE = {  # of format 1: the type of each number, the least and the greatest
 }
 HYPERPARAMETERS = {
     "batch_size": (int, 1, 2**31 - 1),
-    "learning_rate": (float, sys.float_info.min, sys.float_info.max),
+    "learning_rate": (float, 1e-100, 1e100),
     "gamma": (float, 0.0, 1.0),
     "decay_rate": (float, 0.0, 1 - sys.float_info.epsilon),
 }
