@@ -399,12 +399,15 @@ def seed(text) -> int:
     raise argparse.ArgumentTypeError(f"expected a number from 0 to {2**63 - 1}, found {text!r:.60}")
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"import_model: {message} (see --help)\n")
+
+
 def main(argv=None) -> int:
     """The tool; gives its exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.error = lambda text: parser.exit(2, f"import_model: {text} (see --help)\n")
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=plain)
     parser.add_argument("theirs", metavar="THEIRS", help="the file to import")
     parser.add_argument("ours", metavar="OURS", help="the checkpoint to write, a new name")
     text = "of the run that goes on from a bare model (default: 0)"
