@@ -3,6 +3,8 @@
 import copy
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
