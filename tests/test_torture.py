@@ -40,7 +40,7 @@ LEFT = re.compile(r"(save\.p|log\.csv)(\.lock|\.\d+\.tmp)?")  # what a kill may 
 @pytest.fixture
 def many(request):
     """many("kills") is the N of --kills N."""
-    return request.config.getoption
+    return lambda name: request.config.getoption(f"--{name}")
 
 
 @pytest.fixture
