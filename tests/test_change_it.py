@@ -17,6 +17,7 @@ DIFFS = {
     if "```diff" in text
 }
 SHORTER_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 300")
+TEXT = SCRIPT.read_text(encoding="utf-8")
 
 
 def hunks(diff):
@@ -25,7 +26,10 @@ def hunks(diff):
         where, *lines = hunk.splitlines()
         old = [line[1:] + "\n" for line in lines if line[0] in " -"]
         new = [line[1:] + "\n" for line in lines if line[0] in " +"]
-        yield where, "".join(old), "".join(new)
+        old, new = "".join(old), "".join(new)
+        if old not in TEXT and new != "" and new in TEXT:
+            pytest.skip("who runs this has made the change already")
+        yield where, old, new
 
 
 def changed(path, title):
@@ -43,14 +47,13 @@ def imported(path):
 
 
 def test_the_page_has_a_diff_for_every_change_but_one():
-    assert len(DIFFS) == 10 and all(list(hunks(diff)) for diff in DIFFS.values())
+    assert len(DIFFS) == 10 and all(diff.startswith("@@ ") for diff in DIFFS.values())
 
 
 @pytest.mark.parametrize("title", DIFFS)
 def test_a_hunk_stands_where_the_page_says(title):
-    script = SCRIPT.read_text(encoding="utf-8")
     for where, old, _ in hunks(DIFFS[title]):
-        before = script[: script.index(old)]
+        before = TEXT[: TEXT.index(old)]
         place = re.findall(
             r"^(?:# |class |def |    def )(hyperparameters$|\w+(?=[(:]))", before, re.M
         )
