@@ -1283,7 +1283,13 @@ def main(argv: list | None = None) -> int:
 
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["numpy", "tqdm", "gymnasium>=1.0", "ale-py>=0.10"]
+# dependencies = [
+#     "numpy",
+#     "tqdm",
+#     "gymnasium>=1.0",
+#     "ale-py>=0.10",
+#     "ale-py<0.12; sys_platform == 'darwin' and platform_machine == 'x86_64'",
+# ]
 # ///
 
 if __name__ == "__main__":
