@@ -10,7 +10,7 @@ The input x_t is the difference of two preprocessed frames. Then:
 
     policy     h_t = max(0, W1 x_t),  p_t = sigmoid(W2 . h_t)
     action     up with probability p_t (y_t = 1), else down (y_t = 0)
-    returns    R_t = r_t + gamma R_(t+1), where the sum starts anew at every point
+    returns    R_t = r_t + gamma R_(t+1), where the sum restarts after every point
     advantage  A_t = (R_t - mean of R) / standard deviation of R, over a game
     gradient   g = sum_t A_t grad log p(y_t | x_t);  with respect to W2 . h_t it is A_t (y_t - p_t)
     update     every 10 games: cache = 0.99 cache + 0.01 g^2,  W += 1e-4 g / (sqrt(cache) + 1e-5)
@@ -71,7 +71,7 @@ MAX_STEPS = 10_000  # of a game
 
 
 class Pong:
-    """Gym's Pong-v0, the same on gym 0.21 and on gymnasium, with its chance in our hands.
+    """Gym's Pong-v0, the same on gym 0.21 and on gymnasium, with all random draws made by us.
 
     Pong-v0 holds an action for 2, 3 or 4 emulator frames, drawn evenly, and is sticky: at every
     frame the emulator repeats the last action with probability 0.25 (Machado et al., "Revisiting
@@ -101,7 +101,7 @@ class Pong:
         return reward, self.ale.game_over()
 
     def pixels(self) -> np.ndarray:
-        """Returns what `prepro` makes of the screen, (6400,) int8.
+        """Returns what `prepro` makes of the screen, (D,) int8.
 
         It reads the emulator's own colour numbers, which is faster: 34 and 228 have the background
         reds 144 and 109.
@@ -205,7 +205,7 @@ def init_cache(model: dict) -> dict:
 
 
 def valid_cache(cache: dict) -> bool:
-    """Can RMSProp have come to this? It keeps means of squares."""
+    """Returns whether RMSProp can produce this cache: means of squares are not negative."""
     return all((squares >= 0).all() for squares in cache.values())
 
 
@@ -261,7 +261,7 @@ def game_gradient(model: dict, played: tuple, gamma: float) -> dict:
 
 
 class Game(NamedTuple):
-    """What is left of a game: the rewards of its points, its steps and its gradient.
+    """The result of a game: the rewards of its points, its steps and its gradient.
 
     The gradient of W1 is 0 but for the pixels that moved. So that less of it has to travel, it is
     (moved, dW1): the numbers of these pixels, and (their count, H) float64.
@@ -273,7 +273,7 @@ class Game(NamedTuple):
 
 
 def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> Game:
-    """Plays the game of `seed` and works out its gradient; without a gamma there is none."""
+    """Plays the game of `seed` and computes its gradient, unless gamma is None."""
     played = play_game(pong, model, np.random.default_rng(seed), on_point)
     rewards = played[-1]
     points = [reward for reward in rewards if reward != 0]
@@ -292,7 +292,7 @@ def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Of a run. The constants at the top of the script are the defaults."""
+    """Hyperparameters of a run. The constants at the top of the script are the defaults."""
 
     batch_size: int = batch_size
     learning_rate: float = learning_rate
@@ -302,7 +302,7 @@ class Hyperparameters:
 
 @dataclass
 class State:
-    """All that a run is, beside its model."""
+    """The state of a run, apart from its model."""
 
     seed: int
     rmsprop_cache: dict
@@ -314,8 +314,8 @@ class State:
 def train_batch(model: dict, state: State, player: Any, on_game: Callable | None = None) -> None:
     """Plays a batch of games, adds up their gradients, and updates model and state in place.
 
-    The gradients are added in the order of the games' numbers: who plays them, and how fast,
-    changes no bit. `on_game(number, game, running_mean)` is called for each.
+    The gradients are added in the order of the games' numbers, so the result does not depend on
+    who plays them, or how fast. `on_game(number, game, running_mean)` is called for each.
     """
     hyper = state.hyperparameters
     running_mean = state.running_mean
@@ -377,6 +377,14 @@ LIMITS = {  # the least and the most that a hyperparameter can be
 }
 
 
+HELP = {
+    "batch_size": "games per parameter update",
+    "learning_rate": "learning rate",
+    "gamma": "discount factor of the rewards",
+    "decay_rate": "decay rate of RMSProp",
+}
+
+
 def number(least: float, most: float, found: Any) -> Any:
     """Returns what `found`, a number or a text, says in the type of its limits, or UsageError."""
     kind = type(least)
@@ -387,7 +395,7 @@ def number(least: float, most: float, found: Any) -> Any:
 
 
 def hyperparameters(values: dict) -> Hyperparameters:
-    """Raises UsageError for one that is beyond its limits, a constant edited by hand too."""
+    """Raises UsageError for a value outside its limits, including constants edited by hand."""
     return Hyperparameters(**{name: number(*LIMITS[name], values[name]) for name in LIMITS})
 
 
@@ -415,10 +423,11 @@ def make_pong(**options: Any) -> Any:
         cure = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and "
         cure += "AutoROM --accept-license the ROM of gym 0.21"
         if "SDL" in reason:
-            cure = f"the display {os.environ.get('DISPLAY')} cannot be opened: is it there?"
+            screen = os.environ.get("DISPLAY")
+            cure = f"the display {screen} cannot be opened: check DISPLAY, or leave out --render"
         for package in ("gym", "gymnasium", "ale_py"):
             if os.path.exists(os.path.join(sys.path[0], f"{package}.py")):
-                cure = f"{package}.py in {sys.path[0]} hides the package: give it another name"
+                cure = f"{package}.py in {sys.path[0]} hides the package: rename it"
         text = f"Pong-v0 does not start: {reason} (found: {in_a_line(found)}): {cure}"
         raise UsageError(text) from error
 
@@ -449,10 +458,10 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[Callable]:
-    """Notes signals for as long as a run lasts. Gives a function that raises Stopped after one.
+    """Records signals during a run. Yields a function that raises Stopped if one has arrived.
 
-    A run calls it between games and while it waits for them, so that no update is cut in two. A
-    second signal ends the run at once: it is left to whoever took signals before.
+    A run calls it between games and while it waits for them, so that no update is interrupted. A
+    second signal ends the run at once: it goes to the handler that was there before.
     """
     noted: list = []
     handlers_before: dict = {}
@@ -486,7 +495,7 @@ def signals_held_back() -> Iterator[None]:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    resource_tracker.ensure_running()  # a process of multiprocessing's, which lets signals through
+    resource_tracker.ensure_running()  # it unblocks the signals, so they are blocked again
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -498,7 +507,7 @@ def signals_held_back() -> Iterator[None]:
 
 
 class Worker:
-    """A process that plays one game at a time, and the pipe to it. Raises OSError as it starts."""
+    """A process that plays one game at a time, and the pipe to it."""
 
     def __init__(self, show: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -556,7 +565,7 @@ class Workers:
             self.idle.put(None)  # for a worker that is not started yet
         self.started: list = []
         self.batch = 0
-        self.deaths = 0  # since a game came home
+        self.deaths = 0  # since the last finished game
         self.closed = False
 
     def play(self, model: dict, seeds: list, gamma: float | None = None) -> Iterator[Game]:
@@ -608,10 +617,10 @@ class Workers:
         self.started.remove(worker)
         self.deaths += 1
         status = worker.process.exitcode or 0
-        if self.closed or status > 0:  # nobody killed it: the next one would end like it
-            raise OSError(f"a worker process ended by itself, with status {status}")
+        if self.closed or status > 0:  # nobody killed it, so a new one would exit too
+            raise OSError(f"a worker process exited with status {status}")
         if self.deaths > 30:
-            raise OSError("worker processes die again and again")
+            raise OSError("31 worker processes died in a row: out of memory? try fewer --workers")
 
     def close(self) -> None:
         self.closed = True
@@ -670,7 +679,7 @@ def save_checkpoint(path: str, model: dict, state: State) -> None:
     """
     if not valid(model, state.rmsprop_cache):
         cure = "try a smaller --learning-rate"
-        raise CheckpointError(f"{path} is as it was, for the run has come to {NO_RUN}: {cure}")
+        raise CheckpointError(f"the run has reached {NO_RUN}: {path} is left as it was; {cure}")
     write_atomically(path, encode(model, state))
 
 
@@ -694,15 +703,18 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     if (fits or ours) and hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     units, more = divmod(size, arrays // H)
-    if not fits and data.startswith(frames[0][:40]) and least - arrays < more < MOST_JSON:
-        raise CheckpointError(f"{path} has the size of {units} hidden units, and H is {H}")
+    ends_like_ours = least - arrays + 100 < more < MOST_JSON  # with some JSON behind the arrays
+    if not fits and data.startswith(frames[0][:40]) and ends_like_ours:  # 40: up to W1's shape
+        raise CheckpointError(
+            f"{path} has the size of {units} hidden units, and H is {H}: set H = {units}"
+        )
     try:
         return model, decode(data, frames, model, cache)
     except UsageError as error:
-        raise CheckpointError(f"{path} holds what no run has: {error}") from None
+        raise CheckpointError(f"{path} contains what no run can produce: {error}") from None
     except (LookupError, TypeError, ValueError, RecursionError):
-        foreign = "is not a checkpoint of this version. Another script's or an older one's is "
-        foreign += f"imported by: python tools/import_model.py {path} new.p"
+        foreign = "is not a checkpoint of this version. A file of another script or of an older "
+        foreign += f"version is imported by: python tools/import_model.py {path} new.p"
         raise CheckpointError(f"{path} {foreign}") from None
 
 
@@ -721,7 +733,7 @@ def encode(model: dict, state: State) -> bytes:
 
 
 def decode(data: bytes, frames: list, model: dict, cache: dict) -> State:
-    """Fills model and cache. What this takes for granted shows when they are encoded again."""
+    """Fills model and cache. What it does not check shows as the result is encoded again."""
     file = io.BytesIO(data[:-32])
     gaps = [len(frame) for frame in frames] + [0] * len(cache)  # before each array
     for gap, array in zip(gaps, (*model.values(), *cache.values())):
@@ -740,7 +752,7 @@ def decode(data: bytes, frames: list, model: dict, cache: dict) -> State:
 
 
 def pickle_model(model: dict) -> bytes:
-    """Pickles plain arrays, with numpy 1 and with numpy 2 to the same bytes."""
+    """Pickles plain arrays to the same bytes with numpy 1 and numpy 2."""
     plain = {name: np.array(weights, "<f8", order="C") for name, weights in model.items()}
     return pickle.dumps(plain, 3).replace(b"numpy._core", b"numpy.core", 1)
 
@@ -760,15 +772,18 @@ def raw(array: np.ndarray) -> bytes:
 
 
 def valid(model: dict, cache: dict) -> bool:
-    arrays = (*model.values(), *cache.values())
-    return all(np.isfinite(array).all() for array in arrays) and valid_cache(cache)
+    return finite(model) and finite(cache) and valid_cache(cache)
+
+
+def finite(arrays: dict) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())
 
 
 # ---- files --------------------------------------------------------------------------------------
 
 
 def write_atomically(path: str, data: bytes) -> None:
-    """Puts a file with these bytes in the place of `path`. Raises OSError: then it is as it was."""
+    """Replaces `path` by a file with these bytes. Where it raises OSError, `path` is unchanged."""
     path = os.path.realpath(path)
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
@@ -780,7 +795,7 @@ def write_atomically(path: str, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise OSError(f"{path} cannot be written, and is as it was: {error}") from None
+        raise OSError(f"{path} cannot be written, and is left as it was: {error}") from None
 
 
 def replace_patiently(temporary: str, path: str) -> None:
@@ -816,7 +831,7 @@ def free_name(path: str) -> str:
 
 @contextlib.contextmanager
 def owned(flag: str, path: str) -> Iterator[None]:
-    """Keeps other runs away from `path`, by a lock on a file beside it that any end frees.
+    """Locks `path`, by a file beside it. The lock is released however the run ends.
 
     Raises UsageError, now and not in hours, if another run has it or it cannot be written.
     """
@@ -828,7 +843,7 @@ def owned(flag: str, path: str) -> Iterator[None]:
         check_sticky(real)
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
     except OSError as error:
-        cure = f"expected a name in a folder that is there, where you may write: {flag} PATH"
+        cure = f"expected a name in a folder that is there and where you may write: {flag} PATH"
         raise UsageError(f"{path} cannot be written: {error.strerror}: {cure}") from None
     try:
         lock_file(descriptor)
@@ -836,10 +851,10 @@ def owned(flag: str, path: str) -> Iterator[None]:
             raise BlockingIOError
     except BlockingIOError:
         os.close(descriptor)
-        cure = f"wait for its end, or use another name: {flag} PATH"
+        cure = f"wait until it ends, or choose another name: {flag} PATH"
         raise UsageError(f"{path} is in use by another run: {cure}") from None
     except OSError as error:  # a file system without locks
-        warning = f"{path} cannot be locked ({error}): start no second run with it"
+        warning = f"{path} cannot be locked ({error}): do not start a second run with it"
         print(f"pong_pg: {warning}", file=sys.stderr)
     try:
         for left in glob.glob(f"{glob.escape(real)}.[0-9]*.tmp"):  # by a run that was killed
@@ -881,7 +896,7 @@ LOG_HEADER = "episode,reward,running_mean,steps,seconds"
 
 
 class Records:
-    """What a run leaves behind, and when: its checkpoint and its log, a CSV row a game."""
+    """Writes the checkpoint and the log of a run, a CSV row per game, and decides when."""
 
     def __init__(self, save, save_every, log, model, state, fresh, say) -> None:
         """Raises CheckpointError if `log` is there and not the log of the run that is resumed."""
@@ -893,7 +908,7 @@ class Records:
         self.found_save = fresh  # what a fresh run finds is still in the way, and to be kept
         self.found_log = fresh
         self.say = say
-        self.whole = self.saved = state.games
+        self.whole_games = self.saved_games = state.games
         self.rows: list = []  # not written yet
         self.began = time.monotonic()
         if log is not None and not fresh:
@@ -903,14 +918,14 @@ class Records:
         self.rows.append(f"{number},{sum(game.points, 0.0)},{running_mean},{game.steps}")
 
     def end_batch(self) -> None:
-        self.whole = self.state.games
+        self.whole_games = self.state.games
         if self.found_save:  # not before there is something to take its place
             keep(self.save_path)
             self.found_save = False
         if self.log_path is not None:
             self.write_rows()
-        due = self.whole // self.save_every > self.saved // self.save_every
-        if due or not valid(self.model, {}):
+        due = self.whole_games // self.save_every > self.saved_games // self.save_every
+        if due or not finite(self.model):  # then saving raises the error
             self.save()
 
     def write_rows(self) -> None:
@@ -929,14 +944,14 @@ class Records:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.rows.clear()
         except OSError as error:  # a spreadsheet has it open, say
-            text = f"{self.log_path} cannot be written, next batch again: {error}"
+            text = f"{self.log_path} cannot be written, the next batch tries again: {error}"
             print(f"pong_pg: {text}", file=sys.stderr)
 
     def save(self) -> None:
-        """Saves what is new, unless an update failed half way: it counts the games first."""
-        if self.saved < self.whole == self.state.games:
+        """Saves what is new. After an update that failed half way, state and model do not match."""
+        if self.saved_games < self.whole_games == self.state.games:
             save_checkpoint(self.save_path, self.model, self.state)
-            self.saved = self.whole
+            self.saved_games = self.whole_games
             self.say(f"saved {self.save_path}: {describe(self.state)}")
 
     def __enter__(self) -> Records:
@@ -948,7 +963,7 @@ class Records:
 
 
 def cut_log(path: str, state: State) -> float:
-    """Leaves of a log, if there is one, the games that the checkpoint has. Returns their seconds.
+    """Cuts a log, if there is one, to the games of the checkpoint. Returns its seconds so far.
 
     Raises CheckpointError, which names the line, where it is not the log of that run.
     """
@@ -978,10 +993,9 @@ def cut_log(path: str, state: State) -> float:
         last = row
     if last and (last[0] != state.games - 1 or not math.isclose(last[2], state.running_mean)):
         ends = f"it ends with game {last[0]:.0f} and a running mean of {last[2]:.2f}"
-        text = (
-            f"expected game {state.games - 1} and {state.running_mean:.2f}: --log with a new name"
-        )
-        raise CheckpointError(f"{path} is not the log of this run: {ends}, {text}")
+        wanted = f"expected game {state.games - 1} and {state.running_mean:.2f}"
+        cure = "start a new log with --log other.csv"
+        raise CheckpointError(f"{path} is not the log of this run: {ends}, {wanted}: {cure}")
     write_atomically(path, "\n".join([LOG_HEADER, *rows, ""]).encode())
     return last[4] if last else 0.0
 
@@ -1018,7 +1032,7 @@ class Display:
 
 
 def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tuple[dict, State]:
-    """Returns (model, state) of a new run, and says what becomes of the files that it finds."""
+    """Returns (model, state) of a new run. Says under which names existing files will be kept."""
     if seed is None:
         seed = secrets.randbits(32)
     model = init_model(np.random.default_rng(seed))
@@ -1039,7 +1053,7 @@ def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]
     """Returns (model, state) of a checkpoint, with hyperparameters replaced by `changes`."""
     model, state = load_checkpoint(save)
     if seed not in (None, state.seed):
-        raise UsageError(f"--seed {seed}: {save} is of a run of seed {state.seed}")
+        raise UsageError(f"--seed {seed}: {save} belongs to a run of seed {state.seed}")
     print(f"resuming {save}: {describe(state)}")
     for name, old in asdict(state.hyperparameters).items():
         if changes.get(name, old) != old:
@@ -1053,7 +1067,7 @@ def describe(state: State) -> str:
 
 
 def run_training(resume, seed, changes, episodes, open_player, save, save_every, log, quiet, live):
-    """Trains a run that begins or goes on, shows it, and keeps what it comes to."""
+    """Runs a new or a resumed training: shows it, logs it and saves it."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(owned("--save", save))
         if log is not None:
@@ -1066,7 +1080,7 @@ def run_training(resume, seed, changes, episodes, open_player, save, save_every,
         if save_every is None:
             save_every = whole_batches(100, batch_size)
         if save_every % batch_size != 0:
-            text = f"--save-every {save_every} is no multiple of the batch size {batch_size}"
+            text = f"--save-every {save_every} is not a multiple of the batch size {batch_size}"
             raise UsageError(text)
         games = math.inf if episodes is None else whole_batches(episodes, batch_size)
         display = Display(quiet, live, games)
@@ -1117,7 +1131,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     """Exits with one line and status 2 for flags that make no sense."""
-    description = "Learn Atari Pong from pixels. Without flags: from scratch, until Ctrl-C."
+    description = "Learn Atari Pong from pixels. Without flags, train from scratch until Ctrl-C."
     parser = Parser(usage="python pong_pg.py [flags]", description=description)
     flag = parser.add_argument
     who_plays = parser.add_mutually_exclusive_group().add_argument
@@ -1125,10 +1139,25 @@ def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     seed = functools.partial(number, *WHOLE)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
-    who_plays("--render", action="store_true", default=render, help="show the game in a window")
+    who_plays(
+        "--render",
+        action="store_true",
+        default=render,
+        help="show the game in a window (one worker)",
+    )
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
-    flag("--save-every", type=count, metavar="N", help="games between checkpoints (default: 100)")
-    flag("--episodes", type=count, metavar="N", help="stop after N games, in whole batches")
+    flag(
+        "--save-every",
+        type=count,
+        metavar="N",
+        help="games between saves (default: 100 or just above)",
+    )
+    flag(
+        "--episodes",
+        type=count,
+        metavar="N",
+        help="stop after N games, rounded up to whole batches",
+    )
     flag("--seed", type=seed, metavar="N", help="the same seed gives the same run")
     flag(
         "--workers",
@@ -1142,13 +1171,18 @@ def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     )
     for name, limits in LIMITS.items():
         letter = "N" if limits == NATURAL else "X"
-        text = f"{name.replace('_', ' ')} (default: {globals()[name]})"
+        text = f"{HELP[name]} (default: {globals()[name]})"
         limited = functools.partial(number, *limits)
         flag(f"--{name.replace('_', '-')}", type=limited, metavar=letter, help=text)
-    flag("--log", metavar="PATH", help="a CSV file with one row per game, for plots")
-    flag("--quiet", action="store_true", help="a progress bar instead of a line per point")
-    flag("--evaluate", type=count, metavar="N", help="play N games and learn nothing")
-    flag("--version", action="version", version=in_a_line(versions()), help="the versions in use")
+    flag("--log", metavar="PATH", help="write a CSV file with one row per game")
+    flag("--quiet", action="store_true", help="show a progress bar instead of lines")
+    flag("--evaluate", type=count, metavar="N", help="play N games without learning, and sum up")
+    flag(
+        "--version",
+        action="version",
+        version=in_a_line(versions()),
+        help="show the versions, for a bug report",
+    )
     args = parser.parse_args(argv)
     for name in (*LIMITS, "episodes", "save_every", "log"):
         if args.evaluate is not None and getattr(args, name) is not None:
@@ -1159,7 +1193,7 @@ def parse_arguments(argv: list | None = None) -> argparse.Namespace:
 
 
 def prepare_output() -> None:
-    """Sees to it that no output can end a run."""
+    """Makes sure that output never ends a run."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed, or this is pythonw
@@ -1170,7 +1204,7 @@ def prepare_output() -> None:
 
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
-    """Takes the command line apart: what it calls does not know it."""
+    """Translates the command line into calls: what it calls does not see `args`."""
 
     def open_player(games: int, on_point: Callable) -> Any:
         workers = min(args.workers, games)
@@ -1195,7 +1229,7 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
 
 
 def choose_player(cluster, render: bool, workers: int, check_signals, on_point) -> Any:
-    """Returns who plays: processes, one with a window, or a Dask cluster. Raises UsageError."""
+    """Returns the player: worker processes, one with a window, or a Dask cluster."""
     if cluster is not None:
         try:
             from tools import dask_cluster
@@ -1249,7 +1283,13 @@ def main(argv: list | None = None) -> int:
 
 # /// script
 # requires-python = ">=3.9"
-# dependencies = ["numpy", "tqdm", "gymnasium>=1.0", "ale-py>=0.10"]
+# dependencies = [
+#     "numpy",
+#     "tqdm",
+#     "gymnasium>=1.0",
+#     "ale-py>=0.10",
+#     "ale-py<0.12; sys_platform == 'darwin' and platform_machine == 'x86_64'",
+# ]
 # ///
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class DensePolicy(Policy):
 
 
 class TimedPong(pong_pg.Pong):
-    """A Pong that notes how long the emulator and `prepro` take at every step."""
+    """A Pong that notes how long the emulator and preprocessing take at every step."""
 
     def reset(self):
         super().reset()
@@ -43,8 +43,8 @@ class TimedPong(pong_pg.Pong):
     def step(self, action, rng):
         return self.timed("emulator", super().step, action, rng)
 
-    def prepro(self):
-        return self.timed("input", super().prepro)
+    def pixels(self):
+        return self.timed("input", super().pixels)
 
     def timed(self, part, function, *args):
         began = time.perf_counter()

@@ -21,10 +21,9 @@ import os
 import secrets
 import signal
 import sys
-import time
 
 import numpy as np
-from with_torch import F, Policy, count_game, pong_pg, run, to_numpy, torch
+from with_torch import F, Policy, count_game, natural, pong_pg, run, to_numpy, torch, whole
 
 EMULATORS = 8  # that play at the same time
 STEPS = 512  # that each plays from one update to the next
@@ -127,7 +126,7 @@ class Emulator:
         self.rng = np.random.default_rng([self.seed, self.number])
         self.rewards = []
         self.pong.reset()
-        self.frame, self.x = self.pong.prepro(), np.zeros(pong_pg.D, np.int8)
+        self.pixels, self.x = self.pong.pixels(), np.zeros(pong_pg.D, np.int8)
 
     def play(self, model: dict):
         """Plays STEPS steps. Gives inputs (STEPS + 1, D), the last one of what is seen after them,
@@ -148,8 +147,8 @@ class Emulator:
                 self.number += EMULATORS
                 self.new_game()
             else:
-                before, self.frame = self.frame, self.pong.prepro()
-                self.x = self.frame - before
+                before, self.pixels = self.pixels, self.pong.pixels()
+                self.x = self.pixels - before
         inputs[STEPS] = self.x
         return inputs, ups, rewards, ends, games
 
@@ -180,7 +179,7 @@ class Players:
 
     def play(self, model: dict):
         """What `Emulator.play` gives, of all: arrays with the emulators along axis 1, and games."""
-        played = [None] * EMULATORS
+        played: list = [None] * EMULATORS
         try:
             for pipe in self.pipes:
                 pipe.send(model)
@@ -196,51 +195,41 @@ class Players:
 # ---- training -----------------------------------------------------------------------------------
 
 
-def train(args):
+def train(args, check_signals):
     """Plays and learns until `args.episodes` games are over, or for ever; saves every 100 games."""
     pong_pg.Pong()  # what is missing shows here, and not in the workers
     torch.set_num_threads(1)  # the players need the cores, and two threads round differently
-    state = pong_pg.new_state(secrets.randbits(32) if args.seed is None else args.seed)
-    seed, began, saved = state["seed"], time.monotonic(), 0
+    seed = secrets.randbits(32) if args.seed is None else args.seed
     print(f"training from scratch, seed {seed}")
-    network = ActorCritic(pong_pg.init_model(np.random.default_rng(seed)))
+    model = pong_pg.init_model(np.random.default_rng(seed))
+    state = pong_pg.State(seed, pong_pg.init_cache(model))
+    network = ActorCritic(model)
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, eps=1e-5, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: (1 + n / SETTLE) ** -0.5)
-    players, rng = Players(min(args.workers, EMULATORS), seed), np.random.default_rng([seed, 0, 2])
-    model = to_numpy([network.W1T, network.W2])
-
-    def save():
-        nonlocal saved
-        if state["games"] > saved:
-            if saved == 0:
-                pong_pg.keep(args.save)  # an earlier run's, if there is one
-            pong_pg.save_checkpoint(args.save, model, state)
-            saved = state["games"]
-
-    try:
-        while args.episodes is None or state["games"] < args.episodes:
+    players = Players(min(args.workers, EMULATORS), seed)
+    rng = np.random.default_rng([seed, 0, 2])
+    with pong_pg.Records(args.save, 100, args.log, model, state, True, print) as records:
+        while args.episodes is None or state.games < args.episodes:
             *steps, games = players.play(model)
+            check_signals()
             update(network, optimiser, *steps, rng)
             rate.step()
-            model, rows = to_numpy([network.W1T, network.W2]), []
-            for number, rewards in enumerate(games, state["games"]):
-                count_game(state, rewards)
-                rows.append(f"{number},{sum(rewards)},{state['running_mean']},{len(rewards)}")
-            if args.log and rows:
-                fresh = state["games"] == len(rows)
-                pong_pg.write_log(args.log, rows, time.monotonic() - began, fresh)
-            if state["games"] // 100 > saved // 100:
-                save()
-    finally:
-        save()
+            model = to_numpy([network.W1T, network.W2])
+            for rewards in games:
+                number = state.games
+                game = count_game(state, rewards)
+                records.add_game(number, game, state.running_mean)
+            if games:
+                records.model = model
+                records.end_batch()
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description="Learn Pong from the same pixels by PPO.")
-    flag, natural = parser.add_argument, pong_pg.natural
+    flag = parser.add_argument
     flag("--save", metavar="PATH", default="ppo.p", help="the policy (default: ppo.p)")
     flag("--episodes", type=natural, metavar="N", help="stop when N games are over")
-    flag("--seed", type=pong_pg.whole, metavar="N", help="the same seed gives the same run")
+    flag("--seed", type=whole, metavar="N", help="the same seed gives the same run")
     flag("--workers", type=natural, metavar="N", default=os.cpu_count(), help="that play, up to 8")
     flag("--log", metavar="PATH", help="a CSV file with a row a game, for plots")
     return run(parser, train, argv)

@@ -10,10 +10,12 @@ no `policy_backward`. In float64 the scripts differ by rounding alone: each resu
 """
 
 import argparse
+import functools
 import math
 import os
 import secrets
 import sys
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,10 +64,11 @@ def loss(policy: Policy, played, gamma: float):
     return F.binary_cross_entropy_with_logits(policy(epx), y, advantage, reduction="sum")
 
 
-def make_optimiser(policy: Policy, hyper: dict, cache: dict):
+def make_optimiser(policy: Policy, hyper: pong_pg.Hyperparameters, cache: dict):
     """RMSProp with the rates and caches of a run. Its formula is that of `rmsprop_update`."""
-    rate, decay = hyper["learning_rate"], hyper["decay_rate"]
-    optimiser = torch.optim.RMSprop(policy.parameters(), rate, alpha=decay, eps=1e-5)
+    optimiser = torch.optim.RMSprop(
+        policy.parameters(), hyper.learning_rate, alpha=hyper.decay_rate, eps=1e-5
+    )
     for weights, mean_square in zip(policy.parameters(), (cache["W1"].T, cache["W2"])):
         square_avg = torch.tensor(mean_square.copy(), device=weights.device)
         optimiser.state[weights] = {"step": torch.tensor(0.0), "square_avg": square_avg}
@@ -77,59 +80,76 @@ def to_numpy(tensors) -> dict:
     return dict(zip(("W1", "W2"), (tensor.detach().cpu().numpy().copy().T for tensor in tensors)))
 
 
-def train(args):
+def train(args, check_signals):
     """Plays and learns as pong_pg.py does, one game after the other; saves after every batch."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise pong_pg.UsageError("--device cuda: torch finds no GPU here")
     if args.resume:
         model, state = pong_pg.load_checkpoint(args.save)
-        if args.seed not in (None, state["seed"]):
-            raise pong_pg.UsageError(f"{args.save} is of a run of --seed {state['seed']}")
+        if args.seed not in (None, state.seed):
+            raise pong_pg.UsageError(f"{args.save} is of a run of --seed {state.seed}")
     else:
-        state = pong_pg.new_state(secrets.randbits(32) if args.seed is None else args.seed)
-        model = pong_pg.init_model(np.random.default_rng(state["seed"]))
+        seed = secrets.randbits(32) if args.seed is None else args.seed
+        model = pong_pg.init_model(np.random.default_rng(seed))
+        state = pong_pg.State(seed, pong_pg.init_cache(model))
     print(f"{'resuming' if args.resume else 'starting'} {args.save}: {pong_pg.describe(state)}")
-    hyper = state["hyperparameters"]
-    hyper.update({name: x for name in hyper if (x := getattr(args, name)) is not None})
-    pong, policy = pong_pg.Pong(), Policy(model).to(args.device)
-    optimiser = make_optimiser(policy, hyper, state["rmsprop_cache"])
-    last = state["games"] + (args.episodes or math.inf)
-    while state["games"] < last:
+    given = {name: getattr(args, name) for name in pong_pg.LIMITS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    hyper = replace(state.hyperparameters, **changes)
+    state.hyperparameters = hyper
+    pong = pong_pg.Pong()
+    policy = Policy(model).to(args.device)
+    optimiser = make_optimiser(policy, hyper, state.rmsprop_cache)
+    last = state.games + (args.episodes or math.inf)
+    while state.games < last:
         optimiser.zero_grad()
-        for _ in range(hyper["batch_size"]):
-            rng = np.random.default_rng([state["seed"], state["games"]])
+        for _ in range(hyper.batch_size):
+            rng = np.random.default_rng([state.seed, state.games])
             played = pong_pg.play_game(pong, model, rng)
-            loss(policy, played, hyper["gamma"]).backward()  # adds to the gradient of the batch
+            loss(policy, played, hyper.gamma).backward()  # adds to the gradient of the batch
             count_game(state, played[-1])
+            check_signals()
         optimiser.step()
         model = to_numpy(policy.parameters())
-        state["rmsprop_cache"] = to_numpy(s["square_avg"] for s in optimiser.state.values())
-        if state["games"] == hyper["batch_size"]:
+        state.rmsprop_cache = to_numpy(s["square_avg"] for s in optimiser.state.values())
+        if state.games == hyper.batch_size:
             pong_pg.keep(args.save)  # an earlier run's, if there is one
         pong_pg.save_checkpoint(args.save, model, state)
 
 
-def count_game(state: dict, rewards):
-    """Counts in a game that is over, and prints its lines."""
-    number, total = state["games"], sum(rewards)
-    mean = total if number == 0 else 0.99 * state["running_mean"] + 0.01 * total
-    state.update(games=number + 1, running_mean=mean)
-    lines = [pong_pg.point_line(number, reward) for reward in rewards if reward != 0]
-    lines.append(f"resetting env. episode reward total was {total:f}. running mean: {mean:f}")
-    print("\n".join(lines), flush=True)
+def count_game(state: pong_pg.State, rewards: list) -> pong_pg.Game:
+    """Counts in a game that is over, prints its lines and returns it."""
+    game = pong_pg.Game([reward for reward in rewards if reward != 0], len(rewards))
+    total = sum(game.points, 0.0)
+    mean = total if state.games == 0 else 0.99 * state.running_mean + 0.01 * total
+    pong_pg.Display(quiet=False, live=False, games=None).game(state.games, game, mean)
+    state.running_mean = mean
+    state.games += 1
+    return game
+
+
+def natural(text: str) -> int:
+    """The type of a flag: a number from 1 on."""
+    return pong_pg.number(*pong_pg.NATURAL, text)
+
+
+def whole(text: str) -> int:
+    """The type of a flag: a number from 0 on."""
+    return pong_pg.number(*pong_pg.WHOLE, text)
 
 
 def run(parser, train, argv) -> int:
-    """Reads the command line and trains; gives the exit status, as pong_pg.py's."""
+    """Reads the command line and trains. Returns the exit status, as pong_pg.py's."""
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help shows the flags)\n")
     args = parser.parse_args(argv)
+    pong_pg.prepare_output()
     try:
-        folder = os.path.dirname(os.path.realpath(args.save))
-        if os.path.isdir(args.save) or not os.access(folder, os.W_OK):
-            raise pong_pg.UsageError(f"--save {args.save}: no name in a folder that is there")
-        train(args)
+        with pong_pg.noted_signals() as check_signals, pong_pg.owned("--save", args.save):
+            train(args, check_signals)
         return 0
-    except KeyboardInterrupt:
+    except pong_pg.Stopped as stopped:
+        return 128 + stopped.args[0]
+    except KeyboardInterrupt:  # the second Ctrl-C
         return 130
     except (pong_pg.UsageError, pong_pg.CheckpointError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -138,12 +158,15 @@ def run(parser, train, argv) -> int:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description="pong_pg.py's method in PyTorch, by autograd.")
-    flag, numbers = parser.add_argument, {"episodes": pong_pg.natural, "seed": pong_pg.whole}
+    flag = parser.add_argument
     flag("--resume", action="store_true", help="continue from the checkpoint")
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
     flag("--device", choices=["cpu", "cuda"], default="cpu", help="where to learn (default: cpu)")
-    for name, check in {**numbers, **pong_pg.HYPERPARAMETERS}.items():
-        flag(f"--{name.replace('_', '-')}", type=check, metavar="X", help="as of pong_pg.py")
+    flag("--episodes", type=natural, metavar="N", help="stop after N games, in whole batches")
+    flag("--seed", type=whole, metavar="N", help="the same seed gives the same run")
+    for name, limits in pong_pg.LIMITS.items():
+        limited = functools.partial(pong_pg.number, *limits)
+        flag(f"--{name.replace('_', '-')}", type=limited, metavar="X", help="as of pong_pg.py")
     return run(parser, train, argv)
 
 

@@ -3,6 +3,8 @@
 import copy
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +20,29 @@ def pytest_addoption(parser):
     for flag, default in ("kills", 20), ("worker-kills", 6), ("signals", 12), ("flips", 100):
         group.addoption(f"--{flag}", type=int, metavar="N", default=default)
     group.addoption("--moments", type=int, metavar="SEED", default=0, help="when things strike")
+
+
+END_THEM = """
+import contextlib, sys, psutil
+sys.stdin.read()  # until whoever started this closes it, or is no more
+for process in psutil.process_iter():
+    with contextlib.suppress(psutil.Error):
+        started = process.environ().get("PONG_PG_TESTS") == sys.argv[1]
+        if started and not any("resource_tracker" in word for word in process.cmdline()):
+            process.kill()  # multiprocessing's tracker ends by itself, and is missed before
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running():
+    """What the tests have started ends with them, were they themselves killed.
+
+    A process beside them waits for that. It knows theirs by a variable of the environment.
+    """
+    command = [sys.executable, "-c", END_THEM, str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        os.environ["PONG_PG_TESTS"] = str(os.getpid())
+        yield
 
 
 @pytest.fixture(scope="session")

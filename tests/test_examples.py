@@ -1,5 +1,6 @@
 """What examples/ promises. It is skipped where torch is missing: training needs none of it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -66,7 +67,8 @@ def difference(path, other, start):
 
 
 def without_cache(path):
-    return {k: v for k, v in pong_pg.load_checkpoint(path)[1].items() if k != "rmsprop_cache"}
+    state = pong_pg.load_checkpoint(path)[1]
+    return {k: v for k, v in dataclasses.asdict(state).items() if k != "rmsprop_cache"}
 
 
 # ---- the same method, with torch
@@ -86,8 +88,8 @@ def test_torch_is_numpy_to_rounding_and_each_resumes_the_other(tmp_path, short_r
         step = np.abs(w - start[name])
         assert (step > 0).any()
         assert (np.abs(found[name] - w) <= 1e-3 * step + 1e-12).all()  # steps are of 1e-2
-        cache = oracle["rmsprop_cache"][name]
-        assert np.allclose(state["rmsprop_cache"][name], cache, rtol=1e-6, atol=0)
+        cache = oracle.rmsprop_cache[name]
+        assert np.allclose(state.rmsprop_cache[name], cache, rtol=1e-6, atol=0)
     assert without_cache(by_torch) == without_cache(by_numpy)
 
     # the run goes on, numpy after torch and torch after numpy, as if it had never changed hands
@@ -322,7 +324,7 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     model, state = pong_pg.load_checkpoint(folder / "ppo.p")
     monkeypatch.chdir(other)
     monkeypatch.setattr(with_ppo, "Players", InThisProcess)
-    assert call(with_ppo.main, *flags, "--episodes", state["games"]) == 0
+    assert call(with_ppo.main, *flags, "--episodes", state.games) == 0
     assert (folder / "ppo.p").read_bytes() == (other / "ppo.p").read_bytes()
 
     header, *rows = (line.split(",") for line in (folder / "ppo.csv").read_text().splitlines())
@@ -332,8 +334,8 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     assert [row[:4] for row in rows] == [line.split(",")[:4] for line in others]
     start = pong_pg.init_model(np.random.default_rng(5))
     assert (model["W2"] != start["W2"]).all()
-    assert state["seed"] == 5 and state["games"] == len(rows)
-    assert state["running_mean"] == float(rows[-1][2])
+    assert state.seed == 5 and state.games == len(rows)
+    assert state.running_mean == float(rows[-1][2])
     total = float(rows[0][1])
     points = [line for line in out.splitlines() if line.startswith("ep 0: game finished, reward: ")]
     assert sum(-1 if "-1.0" in line else 1 for line in points) == total
@@ -351,7 +353,7 @@ def test_ctrl_c_saves_what_was_learnt(tmp_path):
     flags = "--seed 5 --save save.p --batch-size 1".split()
     script = ROOT / "examples" / "with_torch.py"
     interrupted(script, *flags, cwd=tmp_path, file="out", words="\nep 1: ")  # after an update
-    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1]["games"] >= 1
+    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1].games >= 1
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -366,7 +368,7 @@ def test_ctrl_c_saves_what_was_learnt(tmp_path):
         ("with_torch", "--resume --save theirs.p", "theirs.p"),
         ("with_torch", "--resume --save ours.p --seed 4", "--seed 3"),
         ("with_ppo", "--seed x", "--seed"),
-        ("with_ppo", "--save .", "--save ."),
+        ("with_ppo", "--save .", "--save '.'"),
         ("with_ppo", "--resume", "--resume"),
         ("step_times", "--device cuda", "GPU"),
         ("step_times", "--save theirs.p", "theirs.p"),

@@ -35,10 +35,10 @@ def in_ci(python38):
     )
 
 
-def run(*command, cwd=None, env=None):
+def run(*command, cwd=None, env=None, timeout=200):
     """Gives the exit status, and what was printed to either stream."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=env or ENV, timeout=200, text=True,
+        [str(part) for part in command], cwd=cwd, env=env or ENV, timeout=timeout, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return done.returncode, done.stdout
@@ -194,6 +194,18 @@ def test_gym_021_is_refused_by_new_tools_and_the_cure_installs_it(tmp_path):
     assert "Version: 0.21.0" in out
 
 
+@in_ci(python38=False)
+def test_where_there_is_no_wheel_of_ale_py_pip_tries_to_build_it(tmp_path):
+    """As on Python 3.15, for which there is none; without a compiler, as on a bare machine."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip"]
+    build = [*pip, "wheel", "--no-deps", "--no-binary", "ale-py", "ale-py"]
+    no_compiler = {**ENV, "CC": "/bin/false", "CXX": "/bin/false"}
+    code, out = run(*build, cwd=tmp_path, env=no_compiler, timeout=900)
+    assert code != 0
+    seen("no-wheel", out)
+
+
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 
@@ -296,6 +308,34 @@ def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_import_can(tmp_path):
 
 
 # ---- what the newcomer types --------------------------------------------------------------------
+
+
+def inline_metadata():
+    """Of the block that uv reads at the top of the script (PEP 723): (Python, packages)."""
+    script = SCRIPT.read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# /// script\n((?:#(?: .*)?\n)+?)# ///\n", script, re.M)
+    (python,) = re.findall(r'^# requires-python = "(.*)"$', block, re.M)
+    (packages,) = re.findall(r"^# dependencies = \[\n(.*?)^# \]$", block, re.M | re.S)
+    return python, re.findall(r'^# +"(.*)",$', packages, re.M)
+
+
+def test_what_uv_installs_is_what_requirements_txt_says_for_python_39_and_newer():
+    wanted = []
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        package, _, marker = (part.strip() for part in line.partition(";"))
+        if marker == 'python_version >= "3.9"':
+            marker = ""
+        if package and not package.startswith("#") and marker != 'python_version < "3.9"':
+            wanted.append("; ".join(filter(None, [package, marker.replace('"', "'")])))
+    assert inline_metadata() == (">=3.9", wanted) and "numpy" in wanted
+
+
+def test_the_versions_of_the_logs_are_known_for_all_that_training_needs():
+    def names(path):
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+        return {re.match(r"[\w-]+", line).group() for line in lines if re.match(r"\w", line)}
+
+    assert names("results/constraints.txt") == names("requirements.txt") - {"gym", "autorom"}
 
 
 @in_ci(python38=False)

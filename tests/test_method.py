@@ -5,24 +5,16 @@ import warnings
 import autograd.numpy as anp
 import numpy as np
 import pytest
+import textbook
 from autograd import grad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pong_pg
+from pong_pg import D, H
 
 finite = st.floats(-1e3, 1e3)
-
-
-def dense_forward(model, x):
-    h = np.maximum(0.0, np.asarray(model["W1"]) @ np.asarray(x, np.float64))
-    return 1 / (1 + np.exp(-(model["W2"] @ h))), h
-
-
-def dense_backward(model, epx, eph, epdlogp):
-    dh = np.outer(epdlogp, model["W2"]) * (eph > 0)
-    return {"W1": dh.T @ epx.astype(np.float64), "W2": eph.T @ epdlogp}
 
 
 def some_game(kind, T=150, seed=0):
@@ -30,9 +22,9 @@ def some_game(kind, T=150, seed=0):
     rng = np.random.default_rng(seed)
     model = pong_pg.init_model(rng)
     share = {"sparse": 0.005, "crowded": 0.6, "empty": 0.0}[kind]
-    epx = rng.choice([-1, 0, 1], (T, pong_pg.D), p=[share / 2, 1 - share, share / 2])
+    epx = rng.choice([-1, 0, 1], (T, D), p=[share / 2, 1 - share, share / 2])
     epx = epx.astype(np.int8)
-    eph = np.array([dense_forward(model, x)[1] for x in epx])
+    eph = np.array([textbook.policy_forward(model, x.astype(np.float64))[1] for x in epx])
     return model, epx, eph, rng.standard_normal(T)
 
 
@@ -42,8 +34,8 @@ def some_game(kind, T=150, seed=0):
 def test_init_model_draws_W1_then_W2_with_unit_variance_over_inputs():
     model = pong_pg.init_model(np.random.default_rng(5))
     rng = np.random.default_rng(5)
-    W1 = rng.standard_normal((200, 6400)) / np.sqrt(6400)
-    W2 = rng.standard_normal(200) / np.sqrt(200)
+    W1 = rng.standard_normal((H, D)) / np.sqrt(D)
+    W2 = rng.standard_normal(H) / np.sqrt(H)
     assert model["W1"].dtype == model["W2"].dtype == np.float64
     np.testing.assert_array_equal(model["W1"], W1)
     np.testing.assert_array_equal(model["W2"], W2)
@@ -79,17 +71,17 @@ def test_sparse_forward_equals_the_dense_formula(kind, dtype):
         laid_out = {"W1": layout(model["W1"]), "W2": model["W2"]}
         for x in epx.astype(dtype):
             p, h = pong_pg.policy_forward(laid_out, x)
-            p_dense, h_dense = dense_forward(model, x)
-            assert isinstance(p, float) and h.shape == (200,) and h.dtype == np.float64
+            p_dense, h_dense = textbook.policy_forward(model, x.astype(np.float64))
+            assert isinstance(p, float) and h.shape == (H,) and h.dtype == np.float64
             np.testing.assert_allclose(h, h_dense, rtol=1e-10, atol=1e-13)
             assert p == pytest.approx(p_dense, rel=1e-10)
 
 
 def test_forward_by_hand(monkeypatch):
-    model = {"W1": np.zeros((2, 6400)), "W2": np.array([2.0, -1.0])}
+    model = {"W1": np.zeros((2, D)), "W2": np.array([2.0, -1.0])}
     model["W1"][:, 7] = [0.5, 3.0]
     model["W1"][:, 9] = [0.25, 4.0]
-    x = np.zeros(6400, np.int8)
+    x = np.zeros(D, np.int8)
     x[7], x[9] = 1, -1  # W1 x = (0.25, -1)
     p, h = pong_pg.policy_forward(model, x)
     np.testing.assert_array_equal(h, [0.25, 0.0])
@@ -101,7 +93,7 @@ def test_forward_by_hand(monkeypatch):
 def test_sparse_backward_equals_the_dense_formula(kind, T):
     model, epx, eph, epdlogp = some_game(kind, T)
     got = pong_pg.policy_backward(model, epx, eph, epdlogp)
-    expected = dense_backward(model, epx, eph, epdlogp)
+    expected = textbook.policy_backward(model, epx.astype(np.float64), eph, epdlogp)
     for name in ("W1", "W2"):
         assert got[name].shape == model[name].shape and got[name].dtype == np.float64
         scale = np.abs(expected[name]).max() or 1.0
@@ -117,8 +109,8 @@ def log_probability(W1, W2, epx, up, advantage):
 
 def a_small_problem():
     rng = np.random.default_rng(11)
-    model = {"W1": rng.standard_normal((5, 6400)), "W2": rng.standard_normal(5)}
-    epx = np.zeros((130, 6400), np.int8)
+    model = {"W1": rng.standard_normal((5, D)), "W2": rng.standard_normal(5)}
+    epx = np.zeros((130, D), np.int8)
     epx[:, ::400] = rng.integers(-1, 2, (130, 16))
     played = [pong_pg.policy_forward(model, x) for x in epx]
     p, eph = np.array([p for p, _ in played]), np.array([h for _, h in played])
@@ -185,7 +177,7 @@ def test_game_gradient_multiplies_by_the_standardised_returns():
     returns = np.array([0.25, 0.5, 1.0, -1.0])
     advantage = (returns - returns.mean()) / returns.std()
     got = pong_pg.game_gradient(model, (epx, eph, epdlogp, [0, 0, 1.0, -1.0]), 0.5)
-    expected = dense_backward(model, epx, eph, epdlogp * advantage)
+    expected = textbook.policy_backward(model, epx.astype(np.float64), eph, epdlogp * advantage)
     np.testing.assert_allclose(got["W1"], expected["W1"], rtol=1e-10, atol=1e-14)
     np.testing.assert_allclose(got["W2"], expected["W2"], rtol=1e-10)
 
@@ -231,7 +223,7 @@ def test_a_bandit_of_two_patterns_is_learned():
     rng = np.random.default_rng(0)
     model = pong_pg.init_model(rng)
     cache = {name: np.zeros_like(w) for name, w in model.items()}
-    pictures = (rng.random((2, pong_pg.D)) < 0.01).astype(np.int8)
+    pictures = (rng.random((2, D)) < 0.01).astype(np.int8)
     for _ in range(30):
         shown = rng.integers(0, 2, 40)
         epx = pictures[shown]

@@ -60,51 +60,6 @@ def test_log_has_a_row_a_game(short_run):
     assert float(rows[-1][2]) == pong_pg.load_checkpoint(short_run / "save.p")[1].running_mean
 
 
-def test_the_run_equals_the_textbook_loop(short_run):
-    """Six games played and learned here by dense formulas, one after the other, in one process."""
-    from test_method import dense_backward, dense_forward
-
-    rng = np.random.default_rng(3)
-    model = {"W1": rng.standard_normal((200, 6400)) / np.sqrt(6400)}
-    model["W2"] = rng.standard_normal(200) / np.sqrt(200)
-    cache = {name: np.zeros_like(w) for name, w in model.items()}
-    pong, totals = pong_pg.Pong(), []
-    for batch in range(3):
-        grad_buffer = {name: np.zeros_like(w) for name, w in model.items()}
-        for k in (2 * batch, 2 * batch + 1):
-            rng = np.random.default_rng([3, k])
-            xs, hs, dlogps, rewards, previous, done = [], [], [], [], None, False
-            pong.reset()
-            while not done:
-                image = pong.ale.getScreenRGB()[35:195:2, ::2, 0].astype(float).ravel()
-                current = ((image != 144) & (image != 109) & (image != 0)).astype(float)
-                x = current * 0 if previous is None else current - previous
-                p, h = dense_forward(model, x)
-                up = rng.random() < p
-                previous = current
-                xs.append(x), hs.append(h), dlogps.append(up - p)
-                reward, done = pong.step(2 if up else 3, rng)
-                rewards.append(reward)
-            totals.append(sum(rewards))
-            returns, running = np.zeros(len(rewards)), 0.0
-            for t in reversed(range(len(rewards))):
-                running = rewards[t] if rewards[t] else 0.99 * running
-                returns[t] = running
-            returns = (returns - returns.mean()) / returns.std()
-            gradient = dense_backward(model, np.array(xs), np.array(hs), dlogps * returns)
-            for name in model:
-                grad_buffer[name] += gradient[name]
-        for name, g in grad_buffer.items():
-            cache[name] = 0.99 * cache[name] + 0.01 * g * g
-            model[name] = model[name] + 1e-3 * g / (np.sqrt(cache[name]) + 1e-5)
-    trained, state = pong_pg.load_checkpoint(short_run / "save.p")
-    assert totals == [float(row[1]) for row in log_without_seconds(short_run / "log.csv")[1:]]
-    for name in model:
-        np.testing.assert_allclose(trained[name], model[name], rtol=1e-6, atol=1e-9)
-        scale = cache[name].max()
-        np.testing.assert_allclose(state.rmsprop_cache[name], cache[name], 1e-6, 1e-9 * scale)
-
-
 def test_any_script_reads_the_model_with_one_pickle_load(short_run):
     with (short_run / "save.p").open("rb") as file:
         model = pickle.load(file)

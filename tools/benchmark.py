@@ -9,7 +9,10 @@ machine that others use too, only the ratios mean something.
 """
 
 import argparse
+import contextlib
 import csv
+import functools
+import io
 import multiprocessing
 import statistics
 import sys
@@ -20,6 +23,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+import textbook
+
 import pong_pg
 
 SEED = 0
@@ -27,94 +33,61 @@ GAMES = 10  # of a round: one batch
 CORES = pong_pg.parse_arguments([]).workers
 
 
-# ---- the textbook: dense float64 numpy, one process, Gym's own Pong-v0, BLAS as numpy has it
+# ---- examples/textbook.py: dense float64 numpy, one process, BLAS as numpy has it
 
 
-def textbook_prepro(image):
-    image = image[35:195]
-    image = image[::2, ::2, 0].copy()
-    image[image == 144] = 0
-    image[image == 109] = 0
-    image[image != 0] = 1
-    return image.astype(np.float64).ravel()
+class CountedPong(pong_pg.Pong):
+    """A Pong that counts its steps."""
 
-
-def textbook_batch(env, model, cache):
-    """Plays and learns a batch of games. Gives the number of steps."""
-    rng = np.random.default_rng(SEED)
-    grad_buffer = {name: np.zeros_like(w) for name, w in model.items()}
     steps = 0
-    for _ in range(GAMES):
-        xs, hs, dlogps, drs = [], [], [], []
-        observation, previous, done = first_frame(env), None, False
-        while not done:
-            current = textbook_prepro(observation)
-            x = current - previous if previous is not None else np.zeros(pong_pg.D)
-            previous = current
-            h = np.dot(model["W1"], x)
-            h[h < 0] = 0
-            p = 1.0 / (1.0 + np.exp(-np.dot(model["W2"], h)))
-            action = 2 if rng.random() < p else 3
-            observation, reward, done = env.step(action)[:3]
-            xs.append(x)
-            hs.append(h)
-            dlogps.append((action == 2) - p)
-            drs.append(reward)
-        epx, eph, epdlogp = np.vstack(xs), np.vstack(hs), np.array(dlogps)
-        discounted, running_add = np.zeros(len(drs)), 0.0
-        for t in reversed(range(len(drs))):
-            if drs[t] != 0:
-                running_add = 0.0
-            running_add = running_add * 0.99 + drs[t]
-            discounted[t] = running_add
-        discounted -= np.mean(discounted)
-        discounted /= np.std(discounted)
-        epdlogp *= discounted
-        grad_buffer["W2"] += np.dot(eph.T, epdlogp)
-        dh = np.outer(epdlogp, model["W2"])
-        dh[eph <= 0] = 0
-        grad_buffer["W1"] += np.dot(dh.T, epx)
-        steps += len(drs)
-    for name in model:
-        cache[name] = 0.99 * cache[name] + 0.01 * grad_buffer[name] ** 2
-        model[name] += 0.0 * grad_buffer[name] / (np.sqrt(cache[name]) + 1e-5)
-    return steps
+
+    def step(self, action, rng):
+        self.steps += 1
+        return super().step(action, rng)
 
 
-def first_frame(env):
-    first = env.reset()
-    return first[0] if isinstance(first, tuple) else first
+def textbook_batch(pong, model, state):
+    """Plays and learns a batch of games. Returns the number of steps."""
+    state.games = 0  # the same games each time
+    pong.steps = 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        textbook.train_batch(model, state, pong)
+    return pong.steps
 
 
 # ---- ours, and the emulator with no learner
 
 
-def our_batch(workers, model, cache):
+def our_batch(workers, model, state):
+    """Plays and learns a batch of games. Returns the number of steps of each."""
     lengths = []
-    buffer = {name: np.zeros(w.shape, order="F") for name, w in model.items()}
-    for game in workers.play(model, [(SEED, k) for k in range(GAMES)], 0.99):
-        moved, dW1, dW2 = game.gradient
-        buffer["W1"].T[moved] += dW1
-        buffer["W2"] += dW2
-        lengths.append(game.steps)
-    pong_pg.rmsprop_update(model, buffer, cache, 0.0, 0.99)  # a rate of 0: the same games each time
-    return sum(lengths), lengths
+    state.games = 0
+    pong_pg.train_batch(model, state, workers, lambda number, game, _: lengths.append(game.steps))
+    return lengths
 
 
 def emulate(games):
     """Plays games at random with our chance, reads their frames in RGB as Gym does, learns nothing.
 
-    Gives the number of their steps.
+    Returns the number of their steps.
     """
-    pong, rgb, steps = pong_pg.open_pong(False, 0), np.empty((210, 160, 3), np.uint8), 0
+    pong = emulator()
+    pong.steps = 0
+    rgb = np.empty((210, 160, 3), np.uint8)
     for k in games:
-        rng, done = np.random.default_rng([SEED, k]), False
+        rng = np.random.default_rng([SEED, k])
+        done = False
         pong.reset()
         while not done:
             _, done = pong.step(2 if rng.random() < 0.5 else 3, rng)
             pong.ale.getScreenRGB(rgb)
-            steps += 1
-    return steps
+    return pong.steps
+
+
+@functools.lru_cache(maxsize=None)
+def emulator():
+    """Returns this process's, which is opened once."""
+    return CountedPong()
 
 
 def emulate_on(pool, count):
@@ -123,22 +96,22 @@ def emulate_on(pool, count):
 
 
 def measure(rounds, cores):
-    """Steps a second of every row in every round, and the lengths of the games."""
-    rng = np.random.default_rng(SEED)
-    model = pong_pg.init_model(rng)
-    dense = {name: np.ascontiguousarray(w) for name, w in model.items()}
-    cache = {name: np.zeros_like(w) for name, w in model.items()}
-    dense_cache = {name: np.zeros_like(w) for name, w in dense.items()}
-    env, lengths = pong_pg.make_pong(), []
+    """Returns steps a second of every row in every round, and the lengths of the games."""
+    hyper = pong_pg.Hyperparameters(GAMES, learning_rate=0.0)  # 0: the same games each time
+    model = pong_pg.init_model(np.random.default_rng(SEED))
+    state = pong_pg.State(SEED, pong_pg.init_cache(model), hyper)
+    dense_model, dense_state = textbook.start(SEED)
+    dense_state.hyperparameters = hyper
+    lengths = []
     spawn = multiprocessing.get_context("spawn")
     workers = {n: pong_pg.Workers(n) for n in {1, cores}}
     pools = {n: ProcessPoolExecutor(n, spawn) for n in {1, cores}}
 
     def ours(n):
-        steps, lengths[:] = our_batch(workers[n], model, cache)
-        return steps
+        lengths[:] = our_batch(workers[n], model, state)
+        return sum(lengths)
 
-    rows = {"textbook loop": lambda: textbook_batch(env, dense, dense_cache)}
+    rows = {"textbook loop": lambda: textbook_batch(emulator(), dense_model, dense_state)}
     for n in sorted(workers):
         rows[f"{n} worker{'s'[: n > 1]}"] = lambda n=n: ours(n)
         rows[f"{n} emulator{'s'[: n > 1]}, no learner"] = lambda n=n: emulate_on(pools[n], n)
@@ -158,7 +131,7 @@ def measure(rounds, cores):
 
 
 def table(rates, lengths, cores):
-    """Rows (what, value, note)."""
+    """Returns rows (what, value, note)."""
     rate = {name: statistics.median(values) for name, values in rates.items()}
 
     def ratio(a, b):
@@ -237,7 +210,8 @@ def main():
     parser.add_argument("--cores", type=int, default=CORES, help="workers at most")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     args = parser.parse_args()
-    print(pong_pg.versions() + f", {CORES} cores")
+    versions = pong_pg.in_a_line(pong_pg.versions())
+    print(f"{versions}, {CORES} cores")
     if args.memory:
         memory_of_a_worker()
         return
@@ -248,7 +222,7 @@ def main():
         with open(args.csv, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["what", "value", "unit", "versions"])
-            writer.writerows([*row, pong_pg.versions()] for row in rows)
+            writer.writerows([*row, versions] for row in rows)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,10 @@ def choose(cores: int) -> int:
     return max([n for n in RECIPES if n <= cores], default=min(RECIPES))
 
 
-def commands(recipe: int, games: int) -> list:
+def commands(recipe: int, games: float) -> list:
     """The flags of pong_pg.py, a list for each leg that is not over after so many games."""
-    found, end = [], 0
+    found: list = []
+    end: float = 0  # of the leg
     for length, flags in RECIPES[recipe]:
         end = inf if length is None else end + length
         if games < end:

@@ -246,7 +246,7 @@ class FilmedPong(pong_pg.Pong):
         super().__init__()
         self.first, self.last, self.points = first, first + steps, points
         self.palette = list(COLOURS)  # 0xRRGGBB
-        self.shots = []  # before each step and at the end: (emulator frame, input, colour numbers)
+        self.shots: list = []  # at each step: (emulator frame, input, colour numbers)
 
     def reset(self):
         super().reset()

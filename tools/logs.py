@@ -45,7 +45,7 @@ PPO = Run("PPO", PPO_LOGS, batch=None, speed=PPO_SPEED)
 
 def recipes(folder=RESULTS) -> list:
     """The runs of the fast recipes whose logs are in `folder`, by their number of cores."""
-    found = {}
+    found: dict = {}
     for path in Path(folder).glob("cores-*.csv"):
         numbers = NAME.fullmatch(path.name)
         if not numbers:

@@ -1,0 +1,116 @@
+"""The blog post's own loop in examples/textbook.py, and pong_pg.py: one and the same run."""
+
+import contextlib
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import textbook
+from helpers import run_script
+
+import pong_pg
+
+SHORT_RUN = pong_pg.Hyperparameters(batch_size=2, learning_rate=1e-3)  # that of `short_run`
+
+
+class InThisProcess:
+    """A player without worker processes."""
+
+    pong = None
+
+    def play(self, model, seeds, gamma=None):
+        self.pong = self.pong or pong_pg.Pong()
+        for seed in seeds:
+            yield pong_pg.play_and_learn(self.pong, model, seed, gamma)
+
+
+@pytest.fixture(scope="module")
+def first_batch(tmp_path_factory):
+    """(checkpoint, output) of the textbook loop after the first batch of `short_run`."""
+    path = tmp_path_factory.mktemp("textbook") / "save.p"
+    model, state = textbook.start(3)
+    state.hyperparameters = SHORT_RUN
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        textbook.train_batch(model, state, pong_pg.Pong())
+    pong_pg.save_checkpoint(path, model, state)
+    return path, output.getvalue()
+
+
+def difference(found, expected, start):
+    """The largest difference of two models, as a part of the largest step from `start`."""
+    return max(
+        np.abs(found[name] - expected[name]).max() / np.abs(expected[name] - start[name]).max()
+        for name in start
+    )
+
+
+def without_cache(state):
+    return {k: v for k, v in dataclasses.asdict(state).items() if k != "rmsprop_cache"}
+
+
+def test_it_starts_with_the_weights_of_pong_pg():
+    model, state = textbook.start(5)
+    expected = pong_pg.init_model(np.random.default_rng(5))
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(model[name], weights)
+        assert not state.rmsprop_cache[name].any()
+    assert state.hyperparameters == pong_pg.Hyperparameters()
+
+
+def test_a_batch_makes_the_step_of_pong_pg_for_every_weight(first_batch):
+    start = pong_pg.init_model(np.random.default_rng(3))
+    model = pong_pg.init_model(np.random.default_rng(3))
+    state = pong_pg.State(3, pong_pg.init_cache(model), SHORT_RUN)
+    pong_pg.train_batch(model, state, InThisProcess())
+    found, found_state = pong_pg.load_checkpoint(first_batch[0])
+    assert without_cache(found_state) == without_cache(state)
+    for name, weights in model.items():
+        step = np.abs(weights - start[name])
+        assert step.max() > 1e-3
+        assert (np.abs(found[name] - weights) <= 1e-6 * step + 1e-15).all()
+        cache = state.rmsprop_cache[name]
+        np.testing.assert_allclose(found_state.rmsprop_cache[name], cache, 1e-6, 1e-15)
+
+
+def test_each_resumes_the_others_run(first_batch, short_run, tmp_path, monkeypatch, capsys):
+    """Textbook, pong_pg.py, textbook: as if the run of six games had never changed hands."""
+    monkeypatch.chdir(tmp_path)
+    path, output = first_batch
+    (tmp_path / "save.p").write_bytes(path.read_bytes())
+    done = run_script("--resume", "--episodes", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    textbook.main(["--resume", "--episodes", "2"])
+    found, found_state = pong_pg.load_checkpoint("save.p")
+    expected, state = pong_pg.load_checkpoint(short_run / "save.p")
+    start = pong_pg.init_model(np.random.default_rng(3))
+    no_cache = pong_pg.init_cache(start)
+    assert difference(found, expected, start) < 1e-6
+    assert difference(found_state.rmsprop_cache, state.rmsprop_cache, no_cache) < 1e-6
+    assert without_cache(found_state) == without_cache(state)
+
+    def lines(text):
+        return [line for line in text.splitlines() if line.startswith(("ep ", "resetting env."))]
+
+    printed = lines(output) + lines(done.stdout) + lines(capsys.readouterr().out)
+    assert printed == lines((short_run / "stdout").read_text())
+
+
+def test_it_keeps_the_run_that_it_finds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "save.p").write_bytes(b"an earlier run")
+    monkeypatch.setattr(textbook, "train_batch", one_batch)
+    textbook.main(["--seed", "7", "--episodes", "11"])
+    assert (tmp_path / "save.p.1").read_bytes() == b"an earlier run"
+    _, state = pong_pg.load_checkpoint("save.p")
+    assert (state.seed, state.games) == (7, 20)  # in whole batches
+
+
+def one_batch(model, state, pong):
+    state.games += state.hyperparameters.batch_size
+
+
+def test_what_it_cannot_resume_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="textbook.py: save.p is not there"):
+        textbook.main(["--resume"])
