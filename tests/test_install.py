@@ -91,10 +91,8 @@ STUB_029 = ("gymnasium", "0.29.1", "")
 
 
 MISSING = {  # what is not there, what is there instead, what the line says
-    "numpy": (["numpy"], [], ["No module named 'numpy'"]),
-    "tqdm": (["tqdm"], [], ["No module named 'tqdm'"]),
     "gym": (["gym", "gymnasium"], [], ["No module named 'gymnasium'", "gymnasium 1 or gym 0.21"]),
-    "all": (["gym", "gymnasium", "ale_py"], [], ["No module named 'gymnasium'"]),
+    "all": (["gym", "gymnasium", "ale_py"], [], ["No module named 'ale_py'"]),
     "ale-py": (["ale_py"], [], ["No module named "]),
     "gym 0.21": (["gym", "gymnasium"], [STUB_026], ["gym 0.26.2", "gymnasium 1 or gym 0.21"]),
     "gymnasium 1": (["gym", "gymnasium"], [STUB_029], ["gymnasium 0.29.1", "gymnasium 1 or"]),
@@ -109,6 +107,14 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(python_witho
     assert all(word in line for word in [*words, INSTALL]), line
     if name == "gym 0.21":
         seen("gym-0.26", line)
+
+
+@pytest.mark.parametrize("package", ["numpy", "tqdm"])
+def test_without_numpy_python_says_so_and_readme_what_to_type(python_without, tmp_path, package):
+    code, out = run(python_without(package), SCRIPT, "--episodes", 1, cwd=tmp_path)
+    assert code == 1 and out.endswith(f"No module named '{package}'\n")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert re.search(rf"No module named 'numpy'`, type `{INSTALL}`", readme)
 
 
 @on_gymnasium
