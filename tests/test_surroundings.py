@@ -118,7 +118,7 @@ def test_a_file_that_hides_a_package_is_named(tmp_path, name):
     (tmp_path / name).write_text("my_first_steps = 1\n")
     done = run_script(*RUN, cwd=tmp_path, script=tmp_path / "pong_pg.py")
     if name != "gym.py" or sys.version_info < (3, 9):
-        refused(done, name, str(tmp_path), "another name")
+        refused(done, name, str(tmp_path), "rename it")
     else:
         assert done.returncode == 0  # gymnasium plays
 
@@ -232,7 +232,7 @@ def test_a_policy_that_comes_to_nan_ends_the_run_and_leaves_the_checkpoint(tmp_p
     (tmp_path / "run").mkdir()
     done = run_script(*flags, cwd=tmp_path / "run", script=script)
     assert done.returncode == 2
-    one_line(done.stderr, "save.p is as it was", "not finite", "smaller --learning-rate")
+    one_line(done.stderr, "save.p", "as it was", "not finite", "smaller --learning-rate")
     assert games_in(tmp_path / "run" / "save.p") == done.stdout.count("saved save.p") == 1
     assert files(tmp_path / "run") == ["save.p"]
 
@@ -244,5 +244,5 @@ def test_a_run_that_grew_beyond_numbers_is_stopped_at_that_batch(tmp_path, quick
     script = edited(tmp_path / "reader.py", SHORT_GAMES, grown)
     done = run_script(*RUN[:2], *RUN[4:], cwd=tmp_path, script=script)
     assert done.returncode == 2 and done.stdout.count("resetting env") == 1
-    one_line(done.stderr, "save.p is as it was", "not finite")
+    one_line(done.stderr, "save.p", "as it was", "not finite")
     assert not (tmp_path / "save.p").exists()

@@ -91,7 +91,8 @@ def test_a_worker_has_one_blas_thread_whatever_is_said_outside(monkeypatch):
     while b"spawn_main" not in (proc / "cmdline").read_bytes():
         time.sleep(0.01)
     environment = (proc / "environ").read_bytes().split(b"\0")
-    worker.kill()
+    worker.process.kill()
+    worker.process.join()
     assert {b"OPENBLAS_NUM_THREADS=1", b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= {*environment}
 
 

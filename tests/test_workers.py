@@ -147,7 +147,7 @@ def test_deaths_are_counted_from_the_last_game_that_came_home(players):
         assert play(workers, 3) == [0, 1, 2]
         assert len(players.shown) == 61 and len(players.alive) == 1
         players.deaths = iter(31 * [True])
-        with pytest.raises(OSError, match="again and again"):
+        with pytest.raises(OSError, match="died in a row"):
             play(workers, 1)
 
 
