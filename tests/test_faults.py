@@ -25,6 +25,7 @@ import pong_pg
 
 pytestmark = posix
 RUN = "--batch-size 1 --save-every 1 --workers 1 --learning-rate 3e-3 --seed 3".split()
+CHECKPOINT = 16 * pong_pg.H * (pong_pg.D + 1)  # bytes, and some more
 
 # ---- saves that fail ----------------------------------------------------------------------------
 
@@ -141,14 +142,14 @@ def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path, quick):
 
 @contextlib.contextmanager
 def small_disk(folder):
-    """A disk of 30 MB in memory; gives a function that mounts it with other options."""
+    """A disk in memory for one and a half checkpoints; gives a function that mounts it anew."""
 
     def mount(*options):
         command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
         return subprocess.run(command, stderr=subprocess.PIPE).returncode == 0
 
     folder.mkdir()
-    if not shutil.which("mount") or not mount("size=30m"):
+    if not shutil.which("mount") or not mount(f"size={3 * CHECKPOINT // 2}"):
         pytest.skip("no right to mount a small disk; the tests above fill one in other ways")
     try:
         yield mount
@@ -163,7 +164,7 @@ def test_a_disk_that_is_full_or_read_only(tmp_path, quick):
         status, error = Run(folder, *RUN, script=quick).end()
         assert status == 1 and files(folder) == ["save.p"] and games_in(folder / "save.p") == 1
         one_line(error, "save.p", os.strerror(errno.ENOSPC))
-        assert mount("remount", "size=80m")
+        assert mount("remount", f"size={4 * CHECKPOINT}")
         flags = ["--resume", "--episodes", 1]
         assert Run(folder, *RUN, *flags, script=quick).end() == (0, "")
         assert games_in(folder / "save.p") == 2 and mount("remount", "ro")
@@ -190,7 +191,7 @@ def test_a_fresh_run_keeps_the_files_it_finds_under_the_next_free_names(tmp_path
         (folder / name).write_text(content)
     run = Run(folder, *RUN, "--episodes", 2, "--log", "log.csv", script=script)
     assert run.end() == (0, "")
-    said = run.stdout[: run.stdout.index("ep 0:")]
+    said = run.stdout[: run.stdout.index("resetting env")]
     for words in "save.p will be kept as save.p.2", "log.csv will be kept as log.csv.1":
         assert words in said, said
     assert files(folder) == ["log.csv", "log.csv.1", "save.p", "save.p.1", "save.p.2"]

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 LEAVES_ONE = """
 import os, subprocess, sys
@@ -28,7 +28,7 @@ def test_a_process_that_a_test_left_ends_with_the_tests(tmp_path, end):
     (tmp_path / "test_it.py").write_text(LEAVES_ONE.format(end=end))
     command = "-m pytest -q -p conftest -p no:cacheprovider -c nothing.ini test_it.py".split()
     (tmp_path / "nothing.ini").write_text("[pytest]\n")
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     run = subprocess.run(
         [sys.executable, *command], cwd=str(tmp_path), env=env, timeout=120, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -233,7 +233,7 @@ def test_a_policy_that_comes_to_nan_ends_the_run_and_leaves_the_checkpoint(tmp_p
     (tmp_path / "run").mkdir()
     done = run_script(*flags, cwd=tmp_path / "run", script=script)
     assert done.returncode == 2
-    one_line(done.stderr, "save.p is left as it was", "not finite", "smaller --learning-rate")
+    one_line(done.stderr, "save.p", "as it was", "not finite", "smaller --learning-rate")
     assert games_in(tmp_path / "run" / "save.p") == done.stdout.count("saved save.p") == 1
     assert files(tmp_path / "run") == ["save.p"]
 
@@ -245,5 +245,5 @@ def test_a_run_that_grew_beyond_numbers_is_stopped_at_that_batch(tmp_path, quick
     script = edited(tmp_path / "reader.py", SHORT_GAMES, grown)
     done = run_script(*RUN[:2], *RUN[4:], cwd=tmp_path, script=script)
     assert done.returncode == 2 and done.stdout.count("resetting env") == 1
-    one_line(done.stderr, "save.p is left as it was", "not finite")
+    one_line(done.stderr, "save.p", "as it was", "not finite")
     assert not (tmp_path / "save.p").exists()

@@ -92,6 +92,7 @@ def test_a_worker_has_one_blas_thread_whatever_is_said_outside(monkeypatch):
         time.sleep(0.01)
     environment = (proc / "environ").read_bytes().split(b"\0")
     worker.process.kill()
+    worker.process.join()
     assert {b"OPENBLAS_NUM_THREADS=1", b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= {*environment}
 
 
