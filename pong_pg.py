@@ -101,11 +101,8 @@ class Pong:
         return reward, self.ale.game_over()
 
     def pixels(self) -> np.ndarray:
-        """Returns what `prepro` makes of the screen, (D,) int8.
-
-        It reads the emulator's own colour numbers, which is faster: 34 and 228 have the background
-        reds 144 and 109.
-        """
+        """Returns what `prepro` makes of the screen, (D,) int8."""
+        # The emulator's own colour numbers are read faster: 34 and 228 have the reds 144 and 109.
         self.ale.getScreen(self.colours)
         return foreground(self.colours, 34, 228)
 
@@ -331,8 +328,7 @@ def train_batch(model: dict, state: State, player: Any, on_game: Callable | None
             on_game(number, game, running_mean)
     state.games += hyper.batch_size  # before the update: one that fails is then never saved
     state.running_mean = running_mean
-    cache, rate, decay = state.rmsprop_cache, hyper.learning_rate, hyper.decay_rate
-    rmsprop_update(model, grad_buffer, cache, rate, decay)
+    rmsprop_update(model, grad_buffer, state.rmsprop_cache, hyper.learning_rate, hyper.decay_rate)
 
 
 def train(model: dict, state: State, player: Any, games=math.inf, on_game=None, on_batch=None):
@@ -349,8 +345,7 @@ def evaluate(model: dict, seed: int, games: int, player: Any) -> Iterator[Game]:
     return player.play(model, [(seed, k, 1) for k in range(games)])
 
 
-# That is the whole method. The rest is infrastructure: worker processes, the checkpoint, the log
-# and the command line.
+# That is the whole method. The rest is infrastructure: workers, checkpoint, log, command line.
 
 
 # ---- errors and limits --------------------------------------------------------------------------
