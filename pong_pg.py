@@ -34,7 +34,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import queue
 import secrets
 import signal
 import stat
@@ -392,11 +391,11 @@ def hyperparameters(values: dict) -> Hyperparameters:
 def make_pong(**options: Any) -> Any:
     """Makes Gym's Pong-v0 by gym 0.21 with its ale-py, or else by gymnasium. UsageError."""
     found = versions()
-    faithful = {"gym": "0.21.", "ale-py": "0.7."}
+    old = found.get("gym", "").startswith("0.21.") and found.get("ale-py", "").startswith("0.7.")
     try:
         import ale_py
 
-        if all(found.get(name, "").startswith(wanted) for name, wanted in faithful.items()):
+        if old:
             import gym
         else:
             import gymnasium as gym
@@ -544,9 +543,7 @@ class Workers:
         self.show = show
         self.on_point = on_point
         self.threads = futures.ThreadPoolExecutor(count)
-        self.idle: queue.SimpleQueue = queue.SimpleQueue()
-        for _ in range(count):
-            self.idle.put(None)  # for a worker that is not started yet
+        self.of_thread = threading.local()
         self.started: list = []
         self.batch = 0
         self.deaths = 0  # since the last finished game
@@ -570,24 +567,21 @@ class Workers:
                 game.cancel()
 
     def play_one(self, batch: int, model: dict, seed: tuple, gamma: float | None) -> Game:
-        """Plays a game on an idle worker. If that is killed, another plays the same game."""
-        worker = self.idle.get()
-        try:
-            while True:
-                if worker is None:
-                    worker = Worker(self.show)
-                    self.started.append(worker)
-                if self.closed:  # `close` may have missed it
-                    worker.process.kill()
-                try:
-                    game = worker.play(batch, model, seed, gamma, self.on_point)
-                    self.deaths = 0
-                    return game
-                except EOFError:
-                    self.count_death(worker)
-                    worker = None
-        finally:
-            self.idle.put(worker)
+        """Plays a game on this thread's worker. If that is killed, another plays the same game."""
+        while True:
+            if not hasattr(self.of_thread, "worker"):
+                self.of_thread.worker = Worker(self.show)
+                self.started.append(self.of_thread.worker)
+            worker = self.of_thread.worker
+            if self.closed:  # `close` may have missed it
+                worker.process.kill()
+            try:
+                game = worker.play(batch, model, seed, gamma, self.on_point)
+                self.deaths = 0
+                return game
+            except EOFError:
+                del self.of_thread.worker
+                self.count_death(worker)
 
     def count_death(self, worker: Worker) -> None:
         worker.process.join()
@@ -679,9 +673,8 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     units, more = divmod(size, arrays // H)
     ends_like_ours = least - arrays + 100 < more < MOST_JSON  # with some JSON behind the arrays
     if not fits and data.startswith(frames[0][:40]) and ends_like_ours:  # 40: up to W1's shape
-        raise CheckpointError(
-            f"{path} has the size of {units} hidden units, and H is {H}: set H = {units}"
-        )
+        text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
+        raise CheckpointError(f"{path} {text}")
     try:
         return model, decode(data, frames, model, cache)
     except UsageError as error:
@@ -790,10 +783,7 @@ def free_name(path: str) -> str:
 
 @contextlib.contextmanager
 def owned(flag: str, path: str) -> Iterator[None]:
-    """Locks `path`, by a file beside it. The lock is released however the run ends.
-
-    Raises UsageError, now and not in hours, if another run has it or it cannot be written.
-    """
+    """Locks `path`, by a file beside it. UsageError if that, or to write there, cannot be done."""
     real = os.path.realpath(path)
     if os.path.basename(path) == "" or (os.path.exists(path) and not os.path.isfile(path)):
         raise UsageError(f"{flag} {path!r} cannot be written: expected the name of a regular file")
@@ -1037,16 +1027,16 @@ def run_training(args: argparse.Namespace, check_signals: Callable) -> None:
             raise UsageError(text)
         games = math.inf if args.episodes is None else whole_batches(args.episodes, batch_size)
         display = Display(args.quiet, args.render, games)
-        kept = (args.save, save_every, args.log)
-        records = Records(*kept, model, state, not args.resume, display.bar.write)
+        fresh = not args.resume
+        records = Records(args.save, save_every, args.log, model, state, fresh, display.bar.write)
         workers = min(args.workers, batch_size)
-        player = choose_player(args.cluster, args.render, workers, check_signals, display.point)
+        how = (args.cluster, args.render, workers, check_signals, display.point)
 
         def on_game(number: int, game: Game, running_mean: float) -> None:
             records.add_game(number, game, running_mean)
             display.game(number, game, running_mean)
 
-        with display.bar, records, contextlib.closing(player):
+        with display.bar, records, contextlib.closing(choose_player(*how)) as player:
             train(model, state, player, games, on_game, records.end_batch)
 
 
@@ -1062,8 +1052,8 @@ def run_evaluation(args: argparse.Namespace, check_signals: Callable) -> None:
     scores = []
     display = Display(args.quiet, args.render, args.evaluate)
     workers = min(args.workers, args.evaluate)
-    player = choose_player(args.cluster, args.render, workers, check_signals, display.point)
-    with contextlib.closing(player), display.bar:
+    how = (args.cluster, args.render, workers, check_signals, display.point)
+    with display.bar, contextlib.closing(choose_player(*how)) as player:
         for game in evaluate(model, seed, args.evaluate, player):
             scores.append(sum(game.points))
             if args.quiet:
