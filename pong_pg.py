@@ -751,16 +751,21 @@ def write_atomically(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        for _ in range(30):  # on Windows a virus scanner, say, may hold it for a moment
-            with contextlib.suppress(PermissionError):
-                os.replace(temporary, path)
-                return
-            time.sleep(0.1)
-        os.replace(temporary, path)
+        replace_patiently(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise OSError(f"{path} cannot be written, and is left as it was: {error}") from None
+
+
+def replace_patiently(temporary: str, path: str) -> None:
+    """On Windows another program, a virus scanner say, may hold the file for a moment."""
+    for _ in range(30):
+        with contextlib.suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(0.1)
+    os.replace(temporary, path)
 
 
 def keep(path: str) -> None:
