@@ -1015,61 +1015,6 @@ def describe(state: State) -> str:
     return f"{state.games} games, running mean {state.running_mean:.2f}, seed {state.seed}"
 
 
-def run_training(args: argparse.Namespace, check_signals: Callable) -> None:
-    """Runs a new or a resumed training: shows it, logs it and saves it."""
-    given = {name: getattr(args, name) for name in LIMITS}
-    changes = {name: value for name, value in given.items() if value is not None}
-    log_owned = contextlib.nullcontext() if args.log is None else owned("--log", args.log)
-    with owned("--save", args.save), log_owned:
-        if args.resume:
-            model, state = resume_run(args.save, args.seed, changes)
-        else:
-            model, state = start_run(args.save, args.log, args.seed, changes)
-        batch_size = state.hyperparameters.batch_size
-        save_every = args.save_every or whole_batches(100, batch_size)
-        if save_every % batch_size != 0:
-            text = f"--save-every {save_every} is not a multiple of the batch size {batch_size}"
-            raise UsageError(text)
-        games = math.inf if args.episodes is None else whole_batches(args.episodes, batch_size)
-        display = Display(args.quiet, args.render, games)
-        fresh = not args.resume
-        records = Records(args.save, save_every, args.log, model, state, fresh, display.bar.write)
-        workers = min(args.workers, batch_size)
-        how = (args.cluster, args.render, workers, check_signals, display.point)
-
-        def on_game(number: int, game: Game, running_mean: float) -> None:
-            records.add_game(number, game, running_mean)
-            display.game(number, game, running_mean)
-
-        with display.bar, records, contextlib.closing(choose_player(*how)) as player:
-            train(model, state, player, games, on_game, records.end_batch)
-
-
-def whole_batches(games: int, batch_size: int) -> int:
-    return math.ceil(games / batch_size) * batch_size
-
-
-def run_evaluation(args: argparse.Namespace, check_signals: Callable) -> None:
-    """Plays games with the policy of a checkpoint, and sums them up."""
-    model, _ = load_checkpoint(args.save)
-    seed = secrets.randbits(32) if args.seed is None else args.seed
-    print(f"evaluating {args.save}, seed {seed}")
-    scores = []
-    display = Display(args.quiet, args.render, args.evaluate)
-    workers = min(args.workers, args.evaluate)
-    how = (args.cluster, args.render, workers, check_signals, display.point)
-    with display.bar, contextlib.closing(choose_player(*how)) as player:
-        for game in evaluate(model, seed, args.evaluate, player):
-            scores.append(sum(game.points))
-            if args.quiet:
-                display.bar.update()
-            else:
-                print(f"game {len(scores) - 1}: {scores[-1]:+.0f} in {game.steps} steps")
-    won = sum(score > 0 for score in scores)
-    summary = f"won={won} mean={np.mean(scores):+.2f} std={np.std(scores):.2f}"
-    print(f"evaluation: games={args.evaluate} {summary}")
-
-
 # ---- command line -------------------------------------------------------------------------------
 
 
@@ -1137,7 +1082,7 @@ def prepare_output() -> None:
 
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
-    """Makes sure that the script can be run at all, and trains or evaluates."""
+    """Trains or evaluates. What these two call does not see `args`."""
     if not os.path.exists(globals().get("__file__", "")):  # python - < pong_pg.py
         raise UsageError("workers read the script too, so it must be a file: python pong_pg.py")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -1150,6 +1095,61 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
         run_training(args, check_signals)
     else:
         run_evaluation(args, check_signals)
+
+
+def run_training(args: argparse.Namespace, check_signals: Callable) -> None:
+    """Runs a new or a resumed training: shows it, logs it and saves it."""
+    given = {name: getattr(args, name) for name in LIMITS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    log_owned = contextlib.nullcontext() if args.log is None else owned("--log", args.log)
+    with owned("--save", args.save), log_owned:
+        if args.resume:
+            model, state = resume_run(args.save, args.seed, changes)
+        else:
+            model, state = start_run(args.save, args.log, args.seed, changes)
+        batch_size = state.hyperparameters.batch_size
+        save_every = args.save_every or whole_batches(100, batch_size)
+        if save_every % batch_size != 0:
+            text = f"--save-every {save_every} is not a multiple of the batch size {batch_size}"
+            raise UsageError(text)
+        games = math.inf if args.episodes is None else whole_batches(args.episodes, batch_size)
+        fresh = not args.resume
+        records = Records(args.save, save_every, args.log, model, state, fresh, tqdm.write)
+        display = Display(args.quiet, args.render, games)
+        workers = min(args.workers, batch_size)
+        how = (args.cluster, args.render, workers, check_signals, display.point)
+
+        def on_game(number: int, game: Game, running_mean: float) -> None:
+            records.add_game(number, game, running_mean)
+            display.game(number, game, running_mean)
+
+        with display.bar, records, contextlib.closing(choose_player(*how)) as player:
+            train(model, state, player, games, on_game, records.end_batch)
+
+
+def whole_batches(games: int, batch_size: int) -> int:
+    return math.ceil(games / batch_size) * batch_size
+
+
+def run_evaluation(args: argparse.Namespace, check_signals: Callable) -> None:
+    """Plays games with the policy of a checkpoint, and sums them up."""
+    model, _ = load_checkpoint(args.save)
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    print(f"evaluating {args.save}, seed {seed}")
+    scores = []
+    display = Display(args.quiet, args.render, args.evaluate)
+    workers = min(args.workers, args.evaluate)
+    how = (args.cluster, args.render, workers, check_signals, display.point)
+    with display.bar, contextlib.closing(choose_player(*how)) as player:
+        for game in evaluate(model, seed, args.evaluate, player):
+            scores.append(sum(game.points))
+            if args.quiet:
+                display.bar.update()
+            else:
+                print(f"game {len(scores) - 1}: {scores[-1]:+.0f} in {game.steps} steps")
+    won = sum(score > 0 for score in scores)
+    summary = f"won={won} mean={np.mean(scores):+.2f} std={np.std(scores):.2f}"
+    print(f"evaluation: games={args.evaluate} {summary}")
 
 
 def choose_player(cluster, render: bool, workers: int, check_signals, on_point) -> Any:
