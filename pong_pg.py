@@ -34,6 +34,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import queue
 import secrets
 import signal
 import stat
@@ -543,7 +544,9 @@ class Workers:
         self.show = show
         self.on_point = on_point
         self.threads = futures.ThreadPoolExecutor(count)
-        self.of_thread = threading.local()
+        self.idle: queue.SimpleQueue = queue.SimpleQueue()
+        for _ in range(count):
+            self.idle.put(None)  # for a worker that is not started yet
         self.started: list = []
         self.batch = 0
         self.deaths = 0  # since the last finished game
@@ -567,21 +570,24 @@ class Workers:
                 game.cancel()
 
     def play_one(self, batch: int, model: dict, seed: tuple, gamma: float | None) -> Game:
-        """Plays a game on this thread's worker. If that is killed, another plays the same game."""
-        while True:
-            if not hasattr(self.of_thread, "worker"):
-                self.of_thread.worker = Worker(self.show)
-                self.started.append(self.of_thread.worker)
-            worker = self.of_thread.worker
-            if self.closed:  # `close` may have missed it
-                worker.process.kill()
-            try:
-                game = worker.play(batch, model, seed, gamma, self.on_point)
-                self.deaths = 0
-                return game
-            except EOFError:
-                del self.of_thread.worker
-                self.count_death(worker)
+        """Plays a game on an idle worker. If that is killed, another plays the same game."""
+        worker = self.idle.get()
+        try:
+            while True:
+                if worker is None:
+                    worker = Worker(self.show)
+                    self.started.append(worker)
+                if self.closed:  # `close` may have missed it
+                    worker.process.kill()
+                try:
+                    game = worker.play(batch, model, seed, gamma, self.on_point)
+                    self.deaths = 0
+                    return game
+                except EOFError:
+                    self.count_death(worker)
+                    worker = None
+        finally:
+            self.idle.put(worker)
 
     def count_death(self, worker: Worker) -> None:
         worker.process.join()
