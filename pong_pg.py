@@ -101,11 +101,8 @@ class Pong:
         return reward, self.ale.game_over()
 
     def pixels(self) -> np.ndarray:
-        """Returns what `prepro` makes of the screen, (D,) int8.
-
-        It reads the emulator's own colour numbers, which is faster: 34 and 228 have the background
-        reds 144 and 109.
-        """
+        """Returns what `prepro` makes of the screen, (D,) int8."""
+        # The emulator's own colour numbers are read faster: 34 and 228 have the reds 144 and 109.
         self.ale.getScreen(self.colours)
         return foreground(self.colours, 34, 228)
 
@@ -331,8 +328,7 @@ def train_batch(model: dict, state: State, player: Any, on_game: Callable | None
             on_game(number, game, running_mean)
     state.games += hyper.batch_size  # before the update: one that fails is then never saved
     state.running_mean = running_mean
-    cache, rate, decay = state.rmsprop_cache, hyper.learning_rate, hyper.decay_rate
-    rmsprop_update(model, grad_buffer, cache, rate, decay)
+    rmsprop_update(model, grad_buffer, state.rmsprop_cache, hyper.learning_rate, hyper.decay_rate)
 
 
 def train(model: dict, state: State, player: Any, games=math.inf, on_game=None, on_batch=None):
@@ -349,8 +345,7 @@ def evaluate(model: dict, seed: int, games: int, player: Any) -> Iterator[Game]:
     return player.play(model, [(seed, k, 1) for k in range(games)])
 
 
-# That is the whole method. The rest is infrastructure: worker processes, the checkpoint, the log
-# and the command line.
+# That is the whole method. The rest is infrastructure: workers, checkpoint, log, command line.
 
 
 # ---- errors and limits --------------------------------------------------------------------------
@@ -377,14 +372,6 @@ LIMITS = {  # the least and the most that a hyperparameter can be
 }
 
 
-HELP = {
-    "batch_size": "games per parameter update",
-    "learning_rate": "learning rate",
-    "gamma": "discount factor of the rewards",
-    "decay_rate": "decay rate of RMSProp",
-}
-
-
 def number(least: float, most: float, found: Any) -> Any:
     """Returns what `found`, a number or a text, says in the type of its limits, or UsageError."""
     kind = type(least)
@@ -405,13 +392,13 @@ def hyperparameters(values: dict) -> Hyperparameters:
 def make_pong(**options: Any) -> Any:
     """Makes Gym's Pong-v0 by gym 0.21 with its ale-py, or else by gymnasium. UsageError."""
     found = versions()
-    gyms = found.get("gym", ""), found.get("ale-py", "")
+    old = found.get("gym", "").startswith("0.21.") and found.get("ale-py", "").startswith("0.7.")
     try:
-        if gyms[0].startswith("0.21.") and gyms[1].startswith("0.7."):
-            import ale_py
+        import ale_py
+
+        if old:
             import gym
         else:
-            import ale_py
             import gymnasium as gym
 
             gym.register_envs(ale_py)
@@ -458,10 +445,9 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[Callable]:
-    """Records signals during a run. Yields a function that raises Stopped if one has arrived.
+    """Yields a function that raises Stopped if a signal has arrived; a second one ends at once.
 
-    A run calls it between games and while it waits for them, so that no update is interrupted. A
-    second signal ends the run at once: it goes to the handler that was there before.
+    A run calls it between games and while it waits for them, so that no update is interrupted.
     """
     noted: list = []
     handlers_before: dict = {}
@@ -477,8 +463,8 @@ def noted_signals() -> Iterator[Callable]:
         if noted:
             raise Stopped(noted[0])
 
+    in_main_thread = threading.current_thread() is threading.main_thread()  # or Python refuses
     for number in STOP_SIGNALS:
-        in_main_thread = threading.current_thread() is threading.main_thread()  # or Python refuses
         if in_main_thread and signal.getsignal(number) not in (signal.SIG_IGN, None):  # by nohup
             handlers_before[number] = signal.signal(number, note)
     try:
@@ -511,9 +497,7 @@ class Worker:
 
     def __init__(self, show: bool) -> None:
         context = multiprocessing.get_context("spawn")
-        main_module: Any = sys.modules["__main__"]
-        if not hasattr(main_module, "__spec__"):  # pdb and IPython's %run take it away
-            main_module.__spec__ = None
+        vars(sys.modules["__main__"]).setdefault("__spec__", None)  # pdb and %run take it away
         try:
             self.pipe, theirs = context.Pipe()
             self.process = context.Process(target=work, args=(theirs, show), daemon=True)
@@ -569,14 +553,11 @@ class Workers:
         self.closed = False
 
     def play(self, model: dict, seeds: list, gamma: float | None = None) -> Iterator[Game]:
-        """Yields the game of each seed, in their order. Without a gamma they have no gradient.
-
-        Raises UsageError, WorkerError, OSError and what `check_signals` raises.
-        """
+        """Yields the game of each seed, in order. UsageError, WorkerError, OSError, Stopped."""
         self.batch += 1
-        games = [
-            self.threads.submit(self.play_one, self.batch, model, seed, gamma) for seed in seeds
-        ]
+        games = []
+        for seed in seeds:
+            games.append(self.threads.submit(self.play_one, self.batch, model, seed, gamma))
         try:
             for game in games:
                 while not game.done():
@@ -594,7 +575,10 @@ class Workers:
         try:
             while True:
                 if worker is None:
-                    worker = self.start_worker()
+                    worker = Worker(self.show)
+                    self.started.append(worker)
+                if self.closed:  # `close` may have missed it
+                    worker.process.kill()
                 try:
                     game = worker.play(batch, model, seed, gamma, self.on_point)
                     self.deaths = 0
@@ -604,13 +588,6 @@ class Workers:
                     worker = None
         finally:
             self.idle.put(worker)
-
-    def start_worker(self) -> Worker:
-        worker = Worker(self.show)
-        self.started.append(worker)
-        if self.closed:
-            worker.process.kill()  # `close` may have missed it
-        return worker
 
     def count_death(self, worker: Worker) -> None:
         worker.process.join()
@@ -631,7 +608,6 @@ class Workers:
 
 def work(pipe: Any, show: bool) -> None:
     """A worker process: plays the games that it is sent, for as long as its parent lives."""
-
     parent: Any = multiprocessing.parent_process()
 
     def end_with_parent() -> None:  # in the middle of a game, too
@@ -647,7 +623,6 @@ def work(pipe: Any, show: bool) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     pong: Any = None
     model: Any = None
-    answer: tuple
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
             weights, seed, gamma = pipe.recv()
@@ -655,7 +630,7 @@ def work(pipe: Any, show: bool) -> None:
             try:
                 pong = pong or Pong(show)
                 game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
-                answer = ("game", tuple(game))
+                answer: tuple = ("game", tuple(game))
             except UsageError as error:
                 answer = ("refused", str(error))
             except BaseException:  # of code that somebody has changed
@@ -672,10 +647,9 @@ NO_RUN = "numbers that are not finite, or a negative RMSProp cache"
 
 
 def save_checkpoint(path: str, model: dict, state: State) -> None:
-    """Puts model and state, which alone determine its bytes, into the file `path`.
+    """Writes `path`, whose bytes depend on model and state alone. OSError.
 
-    At every instant it is the old checkpoint or the new one, whole. Raises OSError, and
-    CheckpointError for numbers that `load_checkpoint` would refuse.
+    Raises CheckpointError for numbers that `load_checkpoint` would refuse.
     """
     if not valid(model, state.rmsprop_cache):
         cure = "try a smaller --learning-rate"
@@ -705,9 +679,8 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     units, more = divmod(size, arrays // H)
     ends_like_ours = least - arrays + 100 < more < MOST_JSON  # with some JSON behind the arrays
     if not fits and data.startswith(frames[0][:40]) and ends_like_ours:  # 40: up to W1's shape
-        raise CheckpointError(
-            f"{path} has the size of {units} hidden units, and H is {H}: set H = {units}"
-        )
+        text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
+        raise CheckpointError(f"{path} {text}")
     try:
         return model, decode(data, frames, model, cache)
     except UsageError as error:
@@ -727,7 +700,7 @@ def encode(model: dict, state: State) -> bytes:
         "running_mean": state.running_mean,
         "hyperparameters": asdict(state.hyperparameters),
     }
-    caches = [raw(values) for values in state.rmsprop_cache.values()]
+    caches = [values.astype("<f8").tobytes() for values in state.rmsprop_cache.values()]
     data = b"".join([pickle_model(model), *caches, json.dumps(rest).encode(), b"\n"])
     return data + hashlib.sha256(data).digest()
 
@@ -762,21 +735,14 @@ def pickle_frames(model: dict) -> list:
     marked = {name: np.full(model[name].shape, 1.5 + n) for n, name in enumerate(model)}
     frames, rest = [], pickle_model(marked)
     for weights in marked.values():
-        frame, _, rest = rest.partition(raw(weights))
+        frame, _, rest = rest.partition(weights.astype("<f8").tobytes())
         frames.append(frame)
     return [*frames, rest]
 
 
-def raw(array: np.ndarray) -> bytes:
-    return array.astype("<f8").tobytes()
-
-
 def valid(model: dict, cache: dict) -> bool:
-    return finite(model) and finite(cache) and valid_cache(cache)
-
-
-def finite(arrays: dict) -> bool:
-    return all(np.isfinite(array).all() for array in arrays.values())
+    finite = all(np.isfinite(array).all() for array in (*model.values(), *cache.values()))
+    return finite and valid_cache(cache)
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -800,15 +766,12 @@ def write_atomically(path: str, data: bytes) -> None:
 
 def replace_patiently(temporary: str, path: str) -> None:
     """On Windows another program, a virus scanner say, may hold the file for a moment."""
-    deadline = time.monotonic() + 3
-    while True:
-        try:
+    for _ in range(30):
+        with contextlib.suppress(PermissionError):
             os.replace(temporary, path)
             return
-        except PermissionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+        time.sleep(0.1)
+    os.replace(temporary, path)
 
 
 def keep(path: str) -> None:
@@ -831,10 +794,7 @@ def free_name(path: str) -> str:
 
 @contextlib.contextmanager
 def owned(flag: str, path: str) -> Iterator[None]:
-    """Locks `path`, by a file beside it. The lock is released however the run ends.
-
-    Raises UsageError, now and not in hours, if another run has it or it cannot be written.
-    """
+    """Locks `path`, by a file beside it. UsageError if that, or to write there, cannot be done."""
     real = os.path.realpath(path)
     if os.path.basename(path) == "" or (os.path.exists(path) and not os.path.isfile(path)):
         raise UsageError(f"{flag} {path!r} cannot be written: expected the name of a regular file")
@@ -895,24 +855,26 @@ def lock_file(descriptor: int) -> None:
 LOG_HEADER = "episode,reward,running_mean,steps,seconds"
 
 
-class Records:
+@dataclass
+class Records(contextlib.AbstractContextManager):
     """Writes the checkpoint and the log of a run, a CSV row per game, and decides when."""
 
-    def __init__(self, save, save_every, log, model, state, fresh, say) -> None:
-        """Raises CheckpointError if `log` is there and not the log of the run that is resumed."""
-        self.save_path = save
-        self.save_every = save_every
-        self.log_path = log
-        self.model = model
-        self.state = state
-        self.found_save = fresh  # what a fresh run finds is still in the way, and to be kept
-        self.found_log = fresh
-        self.say = say
-        self.whole_games = self.saved_games = state.games
+    save_path: str
+    save_every: int
+    log_path: str | None
+    model: dict
+    state: State
+    fresh: bool  # what is found under these names is then to be kept
+    say: Callable
+
+    def __post_init__(self) -> None:
+        """Raises CheckpointError if the log is there and not that of the run that is resumed."""
+        self.found_save = self.found_log = self.fresh
+        self.whole_games = self.saved_games = self.state.games
         self.rows: list = []  # not written yet
         self.began = time.monotonic()
-        if log is not None and not fresh:
-            self.began -= cut_log(log, state)
+        if self.log_path is not None and not self.fresh:
+            self.began -= cut_log(self.log_path, self.state)
 
     def add_game(self, number: int, game: Game, running_mean: float) -> None:
         self.rows.append(f"{number},{sum(game.points, 0.0)},{running_mean},{game.steps}")
@@ -923,19 +885,20 @@ class Records:
             keep(self.save_path)
             self.found_save = False
         if self.log_path is not None:
-            self.write_rows()
+            self.write_rows(self.log_path)
         due = self.whole_games // self.save_every > self.saved_games // self.save_every
-        if due or not finite(self.model):  # then saving raises the error
+        finite = all(np.isfinite(weights).all() for weights in self.model.values())
+        if due or not finite:  # then saving raises the error
             self.save()
 
-    def write_rows(self) -> None:
+    def write_rows(self, path: str) -> None:
         """Adds the rows of the batch to the log, or leaves it as it is and warns."""
         seconds = time.monotonic() - self.began
         try:
-            if self.found_log and os.path.exists(self.log_path):
-                os.replace(self.log_path, free_name(self.log_path))
+            if self.found_log and os.path.exists(path):
+                os.replace(path, free_name(path))
             self.found_log = False
-            with open(self.log_path, "ab", buffering=0) as file:
+            with open(path, "ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
                 lines = [f"{row},{seconds:.3f}\n" for row in self.rows]
                 data = "".join(lines if size > 0 else [LOG_HEADER + "\n", *lines]).encode()
@@ -944,7 +907,7 @@ class Records:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.rows.clear()
         except OSError as error:  # a spreadsheet has it open, say
-            text = f"{self.log_path} cannot be written, the next batch tries again: {error}"
+            text = f"{path} cannot be written, the next batch tries again: {error}"
             print(f"pong_pg: {text}", file=sys.stderr)
 
     def save(self) -> None:
@@ -954,50 +917,44 @@ class Records:
             self.saved_games = self.whole_games
             self.say(f"saved {self.save_path}: {describe(self.state)}")
 
-    def __enter__(self) -> Records:
-        return self
-
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is not KeyboardInterrupt:  # a second Ctrl-C: at once
             self.save()
 
 
 def cut_log(path: str, state: State) -> float:
-    """Cuts a log, if there is one, to the games of the checkpoint. Returns its seconds so far.
-
-    Raises CheckpointError, which names the line, where it is not the log of that run.
-    """
+    """Cuts a log to the games of a checkpoint. Returns its seconds so far, or CheckpointError."""
     if not os.path.exists(path):
         return 0.0
     with open(path, encoding="utf-8-sig", errors="replace") as file:  # a spreadsheet adds a mark
         header, *lines = file.read().splitlines() or [LOG_HEADER]
     if header != LOG_HEADER:
         raise CheckpointError(f"{path} is not a log of this script: line 1: expected {LOG_HEADER}")
-    rows: list = []
-    last: list = []  # the numbers of the last row that is kept
+    rows: list = [LOG_HEADER]
+    last: tuple | None = None  # (game, running mean, seconds) of the last row that is kept
     for n, line in enumerate(lines, 2):
         try:
-            row = [float(text) for text in line.split(",")]
+            game, _, mean, _, seconds = map(float, line.split(","))
+            follows = last is None or game == last[0] + 1
         except ValueError:
-            row = []
-        follows = len(row) == 5 and (last == [] or row[0] == last[0] + 1)
+            follows = False
         if line == "" or (n > len(lines) and not follows):  # a kill may have cut the last line
             continue
         if not follows:
-            wanted = f"game {last[0] + 1:.0f}" if last else "a game"
+            wanted = "a game" if last is None else f"game {last[0] + 1:.0f}"
             text = f"line {n}: expected five numbers of {wanted}, found {line!r:.60}"
             raise CheckpointError(f"{path} is not the log of this run: {text}")
-        if row[0] >= state.games:  # this and what follows is played again
+        if game >= state.games:  # this and what follows is played again
             break
         rows.append(line)
-        last = row
-    if last and (last[0] != state.games - 1 or not math.isclose(last[2], state.running_mean)):
-        ends = f"it ends with game {last[0]:.0f} and a running mean of {last[2]:.2f}"
+        last = game, mean, seconds
+    if last and (last[0] != state.games - 1 or not math.isclose(last[1], state.running_mean)):
+        ends = f"it ends with game {last[0]:.0f} and a running mean of {last[1]:.2f}"
         wanted = f"expected game {state.games - 1} and {state.running_mean:.2f}"
         cure = "start a new log with --log other.csv"
         raise CheckpointError(f"{path} is not the log of this run: {ends}, {wanted}: {cure}")
-    write_atomically(path, "\n".join([LOG_HEADER, *rows, ""]).encode())
-    return last[4] if last else 0.0
+    write_atomically(path, "\n".join([*rows, ""]).encode())
+    return last[2] if last else 0.0
 
 
 class Display:
@@ -1033,8 +990,7 @@ class Display:
 
 def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tuple[dict, State]:
     """Returns (model, state) of a new run. Says under which names existing files will be kept."""
-    if seed is None:
-        seed = secrets.randbits(32)
+    seed = secrets.randbits(32) if seed is None else seed
     model = init_model(np.random.default_rng(seed))
     hyper = hyperparameters({**asdict(Hyperparameters()), **changes})
     print(f"training from scratch, seed {seed} (README.md: how long until it wins?)")
@@ -1066,61 +1022,6 @@ def describe(state: State) -> str:
     return f"{state.games} games, running mean {state.running_mean:.2f}, seed {state.seed}"
 
 
-def run_training(resume, seed, changes, episodes, open_player, save, save_every, log, quiet, live):
-    """Runs a new or a resumed training: shows it, logs it and saves it."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(owned("--save", save))
-        if log is not None:
-            stack.enter_context(owned("--log", log))
-        if resume:
-            model, state = resume_run(save, seed, changes)
-        else:
-            model, state = start_run(save, log, seed, changes)
-        batch_size = state.hyperparameters.batch_size
-        if save_every is None:
-            save_every = whole_batches(100, batch_size)
-        if save_every % batch_size != 0:
-            text = f"--save-every {save_every} is not a multiple of the batch size {batch_size}"
-            raise UsageError(text)
-        games = math.inf if episodes is None else whole_batches(episodes, batch_size)
-        display = Display(quiet, live, games)
-        stack.enter_context(display.bar)
-        records = Records(save, save_every, log, model, state, not resume, display.bar.write)
-        stack.enter_context(records)
-        player = open_player(batch_size, display.point)
-        stack.enter_context(contextlib.closing(player))
-
-        def on_game(number: int, game: Game, running_mean: float) -> None:
-            records.add_game(number, game, running_mean)
-            display.game(number, game, running_mean)
-
-        train(model, state, player, games, on_game, records.end_batch)
-
-
-def whole_batches(games: int, batch_size: int) -> int:
-    return math.ceil(games / batch_size) * batch_size
-
-
-def run_evaluation(save, games, seed, quiet, open_player) -> None:
-    """Plays games with the policy of a checkpoint, and sums them up."""
-    model, _ = load_checkpoint(save)
-    if seed is None:
-        seed = secrets.randbits(32)
-    print(f"evaluating {save}, seed {seed}")
-    scores = []
-    display = Display(quiet, True, games)
-    with contextlib.closing(open_player(games, display.point)) as player, display.bar:
-        for game in evaluate(model, seed, games, player):
-            scores.append(sum(game.points))
-            if quiet:
-                display.bar.update()
-            else:
-                print(f"game {len(scores) - 1}: {scores[-1]:+.0f} in {game.steps} steps")
-    won = sum(score > 0 for score in scores)
-    summary = f"won={won} mean={np.mean(scores):+.2f} std={np.std(scores):.2f}"
-    print(f"evaluation: games={games} {summary}")
-
-
 # ---- command line -------------------------------------------------------------------------------
 
 
@@ -1129,60 +1030,44 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"pong_pg: {message} (--help shows the flags)\n")
 
 
+def limited(least: Any, most: Any) -> dict:
+    """Returns what tells argparse that a flag takes a number within these limits."""
+    letter = "N" if isinstance(least, int) else "X"
+    return {"type": functools.partial(number, least, most), "metavar": letter}
+
+
 def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     """Exits with one line and status 2 for flags that make no sense."""
     description = "Learn Atari Pong from pixels. Without flags, train from scratch until Ctrl-C."
     parser = Parser(usage="python pong_pg.py [flags]", description=description)
-    flag = parser.add_argument
-    who_plays = parser.add_mutually_exclusive_group().add_argument
-    count = functools.partial(number, *NATURAL)
-    seed = functools.partial(number, *WHOLE)
+    who_plays = parser.add_mutually_exclusive_group()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    flag("--resume", action="store_true", default=resume, help="continue from the checkpoint")
-    who_plays(
-        "--render",
-        action="store_true",
-        default=render,
-        help="show the game in a window (one worker)",
-    )
-    flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
-    flag(
-        "--save-every",
-        type=count,
-        metavar="N",
-        help="games between saves (default: 100 or just above)",
-    )
-    flag(
-        "--episodes",
-        type=count,
-        metavar="N",
-        help="stop after N games, rounded up to whole batches",
-    )
-    flag("--seed", type=seed, metavar="N", help="the same seed gives the same run")
-    flag(
-        "--workers",
-        type=count,
-        metavar="N",
-        default=cores,
-        help="processes that play (default: one per core)",
-    )
-    who_plays(
-        "--cluster", metavar="ADDRESS", help="a Dask cluster plays: its scheduler, or `local`"
-    )
-    for name, limits in LIMITS.items():
-        letter = "N" if limits == NATURAL else "X"
-        text = f"{HELP[name]} (default: {globals()[name]})"
-        limited = functools.partial(number, *limits)
-        flag(f"--{name.replace('_', '-')}", type=limited, metavar=letter, help=text)
-    flag("--log", metavar="PATH", help="write a CSV file with one row per game")
-    flag("--quiet", action="store_true", help="show a progress bar instead of lines")
-    flag("--evaluate", type=count, metavar="N", help="play N games without learning, and sum up")
-    flag(
-        "--version",
-        action="version",
-        version=in_a_line(versions()),
-        help="show the versions, for a bug report",
-    )
+    switch: dict = {"action": "store_true"}
+    path: dict = {"metavar": "PATH"}
+    count = limited(*NATURAL)
+    hyper = {name: limited(*limits) for name, limits in LIMITS.items()}
+    version = {"action": "version", "version": in_a_line(versions())}
+    flags: dict = {
+        "resume": ("continue from the checkpoint", {**switch, "default": resume}),
+        "render": ("show the game in a window (one worker)", {**switch, "default": render}),
+        "save": ("the checkpoint (default: save.p)", {**path, "default": "save.p"}),
+        "save-every": ("games between saves (default: 100 or just above)", count),
+        "episodes": ("stop after N games, rounded up to whole batches", count),
+        "seed": ("the same seed gives the same run", limited(*WHOLE)),
+        "workers": ("processes that play (default: one per core)", {**count, "default": cores}),
+        "cluster": ("a Dask cluster plays: its scheduler, or `local`", {"metavar": "ADDRESS"}),
+        "batch-size": (f"games per parameter update (default: {batch_size})", hyper["batch_size"]),
+        "learning-rate": (f"learning rate (default: {learning_rate})", hyper["learning_rate"]),
+        "gamma": (f"discount factor of the rewards (default: {gamma})", hyper["gamma"]),
+        "decay-rate": (f"decay rate of RMSProp (default: {decay_rate})", hyper["decay_rate"]),
+        "log": ("write a CSV file with one row per game", path),
+        "quiet": ("show a progress bar instead of lines", switch),
+        "evaluate": ("play N games without learning, and sum up", count),
+        "version": ("show the versions, for a bug report", version),
+    }
+    for name, (text, how) in flags.items():
+        group = who_plays if name in ("render", "cluster") else parser
+        group.add_argument(f"--{name}", help=text, **how)
     args = parser.parse_args(argv)
     for name in (*LIMITS, "episodes", "save_every", "log"):
         if args.evaluate is not None and getattr(args, name) is not None:
@@ -1204,12 +1089,7 @@ def prepare_output() -> None:
 
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
-    """Translates the command line into calls: what it calls does not see `args`."""
-
-    def open_player(games: int, on_point: Callable) -> Any:
-        workers = min(args.workers, games)
-        return choose_player(args.cluster, args.render, workers, check_signals, on_point)
-
+    """Trains or evaluates. What these two call does not see `args`."""
     if not os.path.exists(globals().get("__file__", "")):  # python - < pong_pg.py
         raise UsageError("workers read the script too, so it must be a file: python pong_pg.py")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -1218,14 +1098,65 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
         raise UsageError(f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}")
-    if args.evaluate is not None:
-        run_evaluation(args.save, args.evaluate, args.seed, args.quiet, open_player)
-        return
+    if args.evaluate is None:
+        run_training(args, check_signals)
+    else:
+        run_evaluation(args, check_signals)
+
+
+def run_training(args: argparse.Namespace, check_signals: Callable) -> None:
+    """Runs a new or a resumed training: shows it, logs it and saves it."""
     given = {name: getattr(args, name) for name in LIMITS}
     changes = {name: value for name, value in given.items() if value is not None}
-    files = {"save": args.save, "save_every": args.save_every, "log": args.log}
-    shown = {"quiet": args.quiet, "live": args.render}
-    run_training(args.resume, args.seed, changes, args.episodes, open_player, **files, **shown)
+    log_owned = contextlib.nullcontext() if args.log is None else owned("--log", args.log)
+    with owned("--save", args.save), log_owned:
+        if args.resume:
+            model, state = resume_run(args.save, args.seed, changes)
+        else:
+            model, state = start_run(args.save, args.log, args.seed, changes)
+        batch_size = state.hyperparameters.batch_size
+        save_every = args.save_every or whole_batches(100, batch_size)
+        if save_every % batch_size != 0:
+            text = f"--save-every {save_every} is not a multiple of the batch size {batch_size}"
+            raise UsageError(text)
+        games = math.inf if args.episodes is None else whole_batches(args.episodes, batch_size)
+        fresh = not args.resume
+        records = Records(args.save, save_every, args.log, model, state, fresh, tqdm.write)
+        display = Display(args.quiet, args.render, games)
+        workers = min(args.workers, batch_size)
+        how = (args.cluster, args.render, workers, check_signals, display.point)
+
+        def on_game(number: int, game: Game, running_mean: float) -> None:
+            records.add_game(number, game, running_mean)
+            display.game(number, game, running_mean)
+
+        with display.bar, records, contextlib.closing(choose_player(*how)) as player:
+            train(model, state, player, games, on_game, records.end_batch)
+
+
+def whole_batches(games: int, batch_size: int) -> int:
+    return math.ceil(games / batch_size) * batch_size
+
+
+def run_evaluation(args: argparse.Namespace, check_signals: Callable) -> None:
+    """Plays games with the policy of a checkpoint, and sums them up."""
+    model, _ = load_checkpoint(args.save)
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    print(f"evaluating {args.save}, seed {seed}")
+    scores = []
+    display = Display(args.quiet, args.render, args.evaluate)
+    workers = min(args.workers, args.evaluate)
+    how = (args.cluster, args.render, workers, check_signals, display.point)
+    with display.bar, contextlib.closing(choose_player(*how)) as player:
+        for game in evaluate(model, seed, args.evaluate, player):
+            scores.append(sum(game.points))
+            if args.quiet:
+                display.bar.update()
+            else:
+                print(f"game {len(scores) - 1}: {scores[-1]:+.0f} in {game.steps} steps")
+    won = sum(score > 0 for score in scores)
+    summary = f"won={won} mean={np.mean(scores):+.2f} std={np.std(scores):.2f}"
+    print(f"evaluation: games={args.evaluate} {summary}")
 
 
 def choose_player(cluster, render: bool, workers: int, check_signals, on_point) -> Any:
@@ -1244,18 +1175,14 @@ def choose_player(cluster, render: bool, workers: int, check_signals, on_point) 
 
 
 def choose_display() -> None:
-    """Raises UsageError where there is none. SDL itself would play on, silently, without a window.
-
-    With a driver that is named it fails where that display cannot be opened.
-    """
+    """Names SDL's driver: without one it would play on, silently, where there is no display."""
     if sys.platform.startswith("linux") and not os.environ.get("SDL_VIDEODRIVER"):
-        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # there is nothing to hear
-        if os.environ.get("DISPLAY"):
-            os.environ["SDL_VIDEODRIVER"] = "x11"
-        elif os.environ.get("WAYLAND_DISPLAY"):
-            os.environ["SDL_VIDEODRIVER"] = "wayland"
-        else:
+        drivers = {"DISPLAY": "x11", "WAYLAND_DISPLAY": "wayland"}
+        found = [driver for variable, driver in drivers.items() if os.environ.get(variable)]
+        if not found:
             raise UsageError("--render needs a display, and there is none (DISPLAY is not set)")
+        os.environ["SDL_VIDEODRIVER"] = found[0]
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # there is nothing to hear
 
 
 def main(argv: list | None = None) -> int:
