@@ -530,7 +530,8 @@ class Worker:
                 self.pipe.send(request)
             return self.pipe.recv()
         except OSError:
-            raise EOFError from None
+            pass
+        raise EOFError  # out here, for that error's traceback holds buffers that Python then frees
 
 
 class Workers:
