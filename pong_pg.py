@@ -1091,7 +1091,7 @@ def prepare_output() -> None:
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
     """Trains or evaluates. What these two call does not see `args`."""
-    if not os.path.exists(globals().get("__file__", "")):  # python - < pong_pg.py
+    if globals().get("__file__", "<stdin>") == "<stdin>":  # python - < pong_pg.py
         raise UsageError("workers read the script too, so it must be a file: python pong_pg.py")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         text = 'your script is read by a worker, too: call main under if __name__ == "__main__":'
