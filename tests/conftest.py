@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -47,8 +48,22 @@ def nothing_is_left_running():
 
 @pytest.fixture(scope="session")
 def short_run(tmp_path_factory):
-    """A folder in which six games were trained in batches of two, saved after every batch."""
-    folder = tmp_path_factory.mktemp("short_run")
+    """A folder in which six games were trained in batches of two, saved after every batch.
+
+    The first process of the tests that asks for it makes it, and the others wait.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "short_run"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        deadline = time.monotonic() + 120
+        while not (folder / "stderr").exists():
+            assert time.monotonic() < deadline, "the process that makes it has failed"
+            time.sleep(0.05)
+        return folder
     flags = "--seed 3 --episodes 6 --batch-size 2 --save-every 2 --learning-rate 1e-3 --log log.csv"
     done = helpers.run_script(*flags.split(), cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -59,8 +74,8 @@ def short_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def quick(tmp_path_factory):
-    """The script with games of 100 steps: for what does not depend on how they are played."""
-    return helpers.edited(tmp_path_factory.mktemp("quick") / "quick.py", helpers.SHORT_GAMES)
+    """The script with a small network and games of 100 steps."""
+    return helpers.edited(tmp_path_factory.mktemp("quick") / "quick.py", *helpers.SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -22,6 +24,7 @@ import pong_pg
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "pong_pg.py"
 SIGNALS = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+ONE_AT_A_TIME = threading.Lock()
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and files as POSIX has them")
 
 # ---- the script as a command --------------------------------------------------------------------
@@ -50,7 +53,9 @@ def edited(path, *changes):
     return path
 
 
-SHORT_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 100")  # so that a batch takes milliseconds
+# For what does not depend on how games are played: a batch takes milliseconds, a checkpoint 0.8 MB.
+SMALL = ("MAX_STEPS = 10_000", "MAX_STEPS = 100"), ("H = 200 ", "H = 8 ")
+SMALL_MODULE = "pong_pg.MAX_STEPS, pong_pg.H = 100, 8"
 
 
 def wrapped(path, before="", always="", in_parent=""):
@@ -120,7 +125,7 @@ class Run:
 
     def end(self):
         """Waits for the end. Returns (exit status, standard error)."""
-        return self.process.wait(timeout=300), self.stderr
+        return self.process.wait(timeout=120), self.stderr
 
     def kill(self):
         with contextlib.suppress(ProcessLookupError):
@@ -201,8 +206,15 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def load(path):
+    """The (model, state) of a checkpoint, were it of a smaller network than ours."""
+    units = path.stat().st_size // (2 * 8 * (pong_pg.D + 1))
+    with ONE_AT_A_TIME, mock.patch.object(pong_pg, "H", min(units, pong_pg.H)):
+        return pong_pg.load_checkpoint(path)
+
+
 def games_in(path):
-    return pong_pg.load_checkpoint(path)[1].games
+    return load(path)[1].games
 
 
 def log_without_seconds(path):

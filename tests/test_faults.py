@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 from helpers import (
+    SMALL_MODULE,
     Run,
     failing,
     files,
@@ -25,7 +26,6 @@ import pong_pg
 
 pytestmark = posix
 RUN = "--batch-size 1 --save-every 1 --workers 1 --learning-rate 3e-3 --seed 3".split()
-CHECKPOINT = 16 * pong_pg.H * (pong_pg.D + 1)  # bytes, and some more
 
 # ---- saves that fail ----------------------------------------------------------------------------
 
@@ -141,15 +141,15 @@ def test_a_folder_that_vanishes_ends_the_run_with_one_line(tmp_path, quick):
 
 
 @contextlib.contextmanager
-def small_disk(folder):
-    """A disk in memory for one and a half checkpoints; gives a function that mounts it anew."""
+def small_disk(folder, size):
+    """A disk in memory for so many bytes; gives a function that mounts it anew."""
 
     def mount(*options):
         command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
         return subprocess.run(command, stderr=subprocess.PIPE).returncode == 0
 
     folder.mkdir()
-    if not shutil.which("mount") or not mount(f"size={3 * CHECKPOINT // 2}"):
+    if not shutil.which("mount") or not mount(f"size={size}"):
         pytest.skip("no right to mount a small disk; the tests above fill one in other ways")
     try:
         yield mount
@@ -159,12 +159,12 @@ def small_disk(folder):
 
 def test_a_disk_that_is_full_or_read_only(tmp_path, quick):
     """There is room for one checkpoint; then for two; then nothing can be written."""
-    folder = tmp_path / "disk"
-    with small_disk(folder) as mount:
+    folder, checkpoint = tmp_path / "disk", 2 * 8 * 8 * (pong_pg.D + 1)
+    with small_disk(folder, 3 * checkpoint // 2) as mount:
         status, error = Run(folder, *RUN, script=quick).end()
         assert status == 1 and files(folder) == ["save.p"] and games_in(folder / "save.p") == 1
         one_line(error, "save.p", os.strerror(errno.ENOSPC))
-        assert mount("remount", f"size={4 * CHECKPOINT}")
+        assert mount("remount", f"size={4 * checkpoint}")
         flags = ["--resume", "--episodes", 1]
         assert Run(folder, *RUN, *flags, script=quick).end() == (0, "")
         assert games_in(folder / "save.p") == 2 and mount("remount", "ro")
@@ -183,9 +183,8 @@ def test_a_fresh_run_keeps_the_files_it_finds_under_the_next_free_names(tmp_path
     folder, script = tmp_path / "run", quick
     folder.mkdir()
     if not links:
-        short = "pong_pg.MAX_STEPS = 100"
         no_links = failing("link", errno.EPERM)
-        script = wrapped(tmp_path / "no_links.py", always=short, in_parent=no_links)
+        script = wrapped(tmp_path / "no_links.py", always=SMALL_MODULE, in_parent=no_links)
     found = {"save.p": "damaged", "save.p.1": "an earlier one", "log.csv": "a,b\n"}
     for name, content in found.items():
         (folder / name).write_text(content)
@@ -200,15 +199,13 @@ def test_a_fresh_run_keeps_the_files_it_finds_under_the_next_free_names(tmp_path
     assert games_in(folder / "save.p") == 2 and len(log_without_seconds(folder / "log.csv")) == 3
 
 
-def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(
-    short_run, tmp_path, quick
-):
+def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(short_run, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     for name in "save.p", "log.csv":
         shutil.copy(short_run / name, folder)
     flags = ["--batch-size", 5000, "--save-every", 5000, "--log", "log.csv"]
-    run = Run(folder, *RUN[4:], *flags, script=quick)
+    run = Run(folder, *RUN[4:], *flags)
     run.wait_until(run.games)
     os.kill(run.pid, signal.SIGINT)
     assert run.end() == (130, "")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import (
     SIGNALS,
+    SMALL_MODULE,
     Run,
     files,
     games_in,
@@ -194,15 +195,14 @@ NO_MASK = "import signal\ndel signal.pthread_sigmask"
 
 
 def test_stopped_at_any_moment_as_module_or_script_the_file_is_that_of_a_calm_run(tmp_path, quick):
-    short = "pong_pg.MAX_STEPS = 100"
     scripts = [
         quick,
-        wrapped(tmp_path / "user.py", always=short),
-        wrapped(tmp_path / "no_mask.py", NO_MASK, always=short),
+        wrapped(tmp_path / "user.py", always=SMALL_MODULE),
+        wrapped(tmp_path / "no_mask.py", NO_MASK, always=SMALL_MODULE),
     ]
     flags = [*RUN[4:], "--batch-size", 1, "--save-every", 10_000]
-    counting = wrapped(tmp_path / "calm.py", always=short, in_parent=DIGESTS)
-    calm = Run(tmp_path / "calm", *flags, "--episodes", 60, script=counting)
+    counting = wrapped(tmp_path / "calm.py", always=SMALL_MODULE, in_parent=DIGESTS)
+    calm = Run(tmp_path / "calm", *flags, "--episodes", 40, script=counting)
     chance = random.Random(0)
     jobs = [(n, script, chance.uniform(0, 0.1)) for n, script in enumerate(2 * scripts)]
 
@@ -221,7 +221,7 @@ def test_stopped_at_any_moment_as_module_or_script_the_file_is_that_of_a_calm_ru
         path = tmp_path / str(n) / "save.p"
         assert files(path.parent) == ["save.p"]
         assert games_in(path) == run.games() == run.saved()
-        assert digests.get(str(run.saved()), sha256(path)) == sha256(path)
+        assert digests[str(run.saved())] == sha256(path)
 
 
 HANG = """
@@ -238,7 +238,7 @@ os.fsync = hang
 
 def test_a_second_ctrl_c_ends_at_once_what_a_first_one_cannot(tmp_path):
     """Here a disk that does not answer; save.p is that of the last save."""
-    script = wrapped(tmp_path / "hang.py", always="pong_pg.MAX_STEPS = 100", in_parent=HANG)
+    script = wrapped(tmp_path / "hang.py", always=SMALL_MODULE, in_parent=HANG)
     run = Run(tmp_path / "run", *RUN, script=script)
     run.wait_until(lambda: "it hangs" in run.stdout)
     for _ in range(2):
@@ -303,8 +303,8 @@ def test_under_any_start_method_nothing_is_said_at_the_end(tmp_path, quick, meth
 # ---- who does not listen ------------------------------------------------------------------------
 
 
-def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path, quick):
-    run = Run(tmp_path / "run", "--evaluate", 9999, "--save", short_run / "save.p", script=quick)
+def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path):
+    run = Run(tmp_path / "run", "--evaluate", 9999, "--save", short_run / "save.p")
     run.wait_until(lambda: "game 0" in run.stdout)
     os.killpg(run.pid, signal.SIGINT)
     assert run.end() == (130, "") and run.leaves_nobody()

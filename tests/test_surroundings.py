@@ -8,7 +8,7 @@ import pytest
 from helpers import (
     ROOT,
     SCRIPT,
-    SHORT_GAMES,
+    SMALL,
     edited,
     files,
     games_in,
@@ -227,7 +227,7 @@ def test_a_policy_that_comes_to_nan_ends_the_run_and_leaves_the_checkpoint(tmp_p
     """After the second batch: save.p holds the first."""
     line = '    return {"W1": dW1.T, "W2": np.dot(epdlogp, eph)}\n'
     nan = '    if "save.p" in os.listdir():\n        dW1[0] = np.nan\n'
-    script = edited(tmp_path / "reader.py", SHORT_GAMES, (line, nan + line))
+    script = edited(tmp_path / "reader.py", *SMALL, (line, nan + line))
     flags = [*RUN[:2], *RUN[4:], "--save-every", 1]
     (tmp_path / "run").mkdir()
     done = run_script(*flags, cwd=tmp_path / "run", script=script)
@@ -241,7 +241,7 @@ def test_a_run_that_grew_beyond_numbers_is_stopped_at_that_batch(tmp_path, quick
     """Not after a hundred games."""
     line = "        model[name] += learning_rate * g / (np.sqrt(cache[name]) + 1e-5)\n"
     grown = (line, line + "        model[name] += np.inf\n")
-    script = edited(tmp_path / "reader.py", SHORT_GAMES, grown)
+    script = edited(tmp_path / "reader.py", *SMALL, grown)
     done = run_script(*RUN[:2], *RUN[4:], cwd=tmp_path, script=script)
     assert done.returncode == 2 and done.stdout.count("resetting env") == 1
     one_line(done.stderr, "save.p", "as it was", "not finite")

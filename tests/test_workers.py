@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from helpers import (
     ROOT,
-    SHORT_GAMES,
+    SMALL,
     Run,
     edited,
     files,
@@ -221,7 +221,7 @@ def shown_once(error, line, last):
 def test_a_readers_bug_is_shown_once_and_whole_batches_are_saved(tmp_path, where):
     if "--cluster" in where:
         pytest.importorskip("distributed")
-    script = edited(tmp_path / "reader.py", SHORT_GAMES, *BUG)
+    script = edited(tmp_path / "reader.py", *SMALL, *BUG)
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     run = Run(tmp_path / "run", *"--seed 3 --batch-size 1".split(), *where, script=script)
     status, error = run.end()
@@ -247,7 +247,7 @@ def test_a_bug_half_way_through_an_update_is_not_saved(tmp_path, save_every, lef
     bug = (
         f"        if name == 'W2' and cache[name].any():\n            raise KeyError(name)\n{line}"
     )
-    script = edited(tmp_path / "reader.py", SHORT_GAMES, (line, bug + line))
+    script = edited(tmp_path / "reader.py", *SMALL, (line, bug + line))
     flags = ["--seed", 3, "--batch-size", 1, "--save-every", save_every]
     run = Run(tmp_path / "run", *flags, script=script)
     status, error = run.end()

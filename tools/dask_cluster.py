@@ -67,7 +67,9 @@ class Cluster:
         self.script = script
         self.check_signals = check_signals
         self.futures: list = []
-        logging.disable()  # what matters, we say
+        for name in list(logging.root.manager.loggerDict):  # what matters, we say
+            if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+                logging.getLogger(name).disabled = True
         where = {"address": address, "timeout": 5}
         if address == "local":
             where = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": ":0"}
@@ -125,4 +127,3 @@ class Cluster:
         """Cancels what is not begun; a game in progress on a worker ends by itself."""
         self.client.cancel(self.futures, force=True)
         self.client.close()
-        logging.disable(logging.NOTSET)
