@@ -45,12 +45,14 @@ def agent(trained, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_agent_wins(agent):
     done = run_script("--evaluate", 5, "--seed", 101, cwd=agent)
     won, mean = re.search(r"won=(\d+) mean=(\S+)", done.stdout.splitlines()[-1]).groups()
     assert int(won) > 2 and float(mean) > 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_agent_goes_on_learning(agent, trained, tmp_path):
     shutil.copy(agent / "save.p", tmp_path)
     shutil.copy(ROOT / "results" / "agent.csv", tmp_path / "log.csv")
@@ -70,6 +72,7 @@ def test_another_script_reads_the_agent(agent):
     assert done.stdout == "(200, 6400)\n", done.stderr
 
 
+@pytest.mark.slow
 def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     """After a first run of your own it is save.p.1, and save.p is yours."""
     for name in ("pong_pg.py", "tools/watch.py", "results/agent.csv"):
@@ -89,6 +92,7 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     assert lines[2].startswith(b"ep 0: game finished, reward: ") and run.returncode == 130
 
 
+@pytest.mark.slow
 def test_readmes_commands_work_in_one_folder_in_any_order(tmp_path):
     """Train first, then test: the first run makes save.p the newcomer's own."""
     clone = tmp_path / "clone"

@@ -104,15 +104,24 @@ def same(folder, short_run):
     assert log_without_seconds(folder / "log.csv") == log_without_seconds(short_run / "log.csv")
 
 
-@pytest.mark.parametrize("local", [False, True])
-def test_a_cluster_gives_the_same_bits_and_lines(dask, short_run, tmp_path, local):
-    address = "local" if local else dask.address
+LOCAL = "local"
+REMOTE = pytest.param("dask", marks=pytest.mark.slow)  # the scheduler and workers of a fixture
+
+
+def address_of(cluster, request):
+    return cluster if cluster == LOCAL else request.getfixturevalue(cluster).address
+
+
+@pytest.mark.parametrize("cluster", [LOCAL, REMOTE])
+def test_a_cluster_gives_the_same_bits_and_lines(cluster, request, short_run, tmp_path):
+    address = address_of(cluster, request)
     done = run_script(*RUN, "--episodes", 6, "--cluster", address, "--workers", 2, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (short_run / "stdout").read_text()
     same(tmp_path, short_run)
 
 
+@pytest.mark.slow
 def test_evaluation_on_a_cluster_is_the_same(dask, short_run):
     flags = ["--evaluate", 2, "--seed", 8]
     lines = [run_script(*flags, *more, cwd=short_run).stdout
@@ -120,6 +129,7 @@ def test_evaluation_on_a_cluster_is_the_same(dask, short_run):
     assert lines[0] == lines[1] and "evaluation: games=2" in lines[0]
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_or_join_change_no_bit(own, short_run, tmp_path):
     dask = own(2)
     run = Run(tmp_path / "run", *RUN, "--episodes", 6, "--cluster", dask.address)
@@ -130,6 +140,7 @@ def test_workers_that_are_killed_or_join_change_no_bit(own, short_run, tmp_path)
     same(tmp_path / "run", short_run)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away_ends_the_run_with_one_line(own, tmp_path):
     dask = own(1)
     run = Run(tmp_path / "run", *RUN, "--cluster", dask.address)
@@ -142,6 +153,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_one_line(own, tmp_path):
     assert games_in(tmp_path / "run" / "save.p") == run.saved()
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_play_is_named(own, tmp_path):
     (tmp_path / "gymnasium.py").write_text("raise ImportError('no gymnasium here')\n")
     (tmp_path / "gym.py").write_text("raise ImportError('no gym here')\n")
@@ -154,6 +166,7 @@ def test_a_worker_that_cannot_play_is_named(own, tmp_path):
     one_line(done.stderr, "tcp://127.0.0.1:", "here", "pip install -r requirements.txt")
 
 
+@pytest.mark.slow
 def test_an_address_without_a_scheduler_is_refused(tmp_path):
     addresses = ["tcp://127.0.0.1:9", "nonsense://x", "no.such.host.invalid:1"]
 
@@ -175,23 +188,25 @@ def test_what_is_missing_or_does_not_go_together_is_said(tmp_path):
     refused(done, "--render", "--cluster")
 
 
-@pytest.mark.parametrize("local, group", [(False, False), (True, True)])
-def test_a_signal_ends_it_and_leaves_nothing_running(dask, tmp_path, local, group):
-    address = "local" if local else dask.address
+@pytest.mark.parametrize("cluster", [LOCAL, REMOTE])
+def test_a_signal_ends_it_and_leaves_nothing_running(cluster, request, tmp_path):
+    """Ctrl-C in a terminal strikes a local cluster, too; `kill` one process alone."""
+    address = address_of(cluster, request)
     flags = [*RUN, "--cluster", address, "--workers", 2]
     run = Run(tmp_path / "run", *flags)
     run.wait_until(run.saved)
-    (os.killpg if group else os.kill)(run.pid, signal.SIGINT)
+    (os.killpg if cluster == LOCAL else os.kill)(run.pid, signal.SIGINT)
     assert run.end() == (130, "") and run.leaves_nobody()
     assert games_in(tmp_path / "run" / "save.p") == run.saved()
-    if not local:
-        with distributed.Client(dask.address, set_as_default=False) as client:
+    if cluster != LOCAL:
+        with distributed.Client(address, set_as_default=False) as client:
             deadline = time.monotonic() + 20
             while any(client.processing().values()):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_it_waits_for_the_first_worker_and_can_be_interrupted(own, tmp_path):
     dask = own(0)
     run = Run(tmp_path / "run", *RUN, "--cluster", dask.address)
@@ -204,6 +219,7 @@ def test_it_waits_for_the_first_worker_and_can_be_interrupted(own, tmp_path):
     assert run.end() == (0, "")
 
 
+@pytest.mark.slow
 def test_a_worker_that_rounds_differently_is_named(own, tmp_path):
     """Here pong_pg's digest is another one on the worker, as with another BLAS."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -219,6 +235,7 @@ def test_a_worker_that_rounds_differently_is_named(own, tmp_path):
     one_line(done.stderr, "tcp://127.0.0.1:", "rounds differently", "numpy")
 
 
+@pytest.mark.slow
 def test_a_worker_has_one_blas_thread(dask):
     with distributed.Client(dask.address, set_as_default=False) as client:
         for found in client.run(os.getenv, "OPENBLAS_NUM_THREADS").values():

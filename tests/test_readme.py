@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import SMALL, edited
 
 import pong_pg
 
@@ -55,25 +56,18 @@ def test_the_translation_has_the_readmes_commands():
     assert all(block in blocks(README) for block in translated)
 
 
-def with_short_games(folder):
-    """Writes a script whose games last 50 steps."""
-    script = (ROOT / "pong_pg.py").read_text(encoding="utf-8")
-    assert script.count("MAX_STEPS = 10_000") == 1
-    script = script.replace("MAX_STEPS = 10_000", "MAX_STEPS = 50")
-    (folder / "pong_pg.py").write_text(script, encoding="utf-8")
-
-
 def test_the_lines_for_a_notebook_train(tmp_path):
-    with_short_games(tmp_path)
+    edited(tmp_path / "pong_pg.py", *SMALL)
     (code,) = (code for _, language, code in blocks(README) if language == "python")
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0 and "saved save.p: 100 games" in done.stdout
 
 
+@pytest.mark.slow
 def test_everyday_commands_work_one_after_the_other(tmp_path):
     """Those that would go on until Ctrl-C play ten games."""
-    with_short_games(tmp_path)
+    edited(tmp_path / "pong_pg.py", ("MAX_STEPS = 10_000", "MAX_STEPS = 50"))
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     model = pong_pg.init_model(np.random.default_rng(0))
     (tmp_path / "theirs.p").write_bytes(pong_pg.pickle_model(model))

@@ -9,6 +9,7 @@ from helpers import (
     ROOT,
     SCRIPT,
     SMALL,
+    SMALL_MODULE,
     edited,
     files,
     games_in,
@@ -74,8 +75,7 @@ sys.argv[1:] = ["--evaluate", "2", "--seed", "3"]
 
 def test_it_runs_in_a_notebook_again_and_again(tmp_path):
     """Whose standard output has no `reconfigure`."""
-    short = NOTEBOOK + "pong_pg.MAX_STEPS = 100"
-    script = wrapped(tmp_path / "cell.py", always=short, in_parent=TWICE)
+    script = wrapped(tmp_path / "cell.py", always=NOTEBOOK + SMALL_MODULE, in_parent=TWICE)
     (tmp_path / "run").mkdir()
     done = run_script(*RUN, cwd=tmp_path / "run", script=script)
     assert (done.returncode, done.stderr) == (0, "")
@@ -114,9 +114,9 @@ GYM_NAMES = ["gymnasium.py", "ale_py.py", "gym.py"]
 @pytest.mark.parametrize("name", GYM_NAMES if sys.version_info >= (3, 9) else GYM_NAMES[1:])
 def test_a_file_that_hides_a_package_is_named(tmp_path, name):
     """A reader calls his own experiment `gymnasium.py`."""
-    shutil.copy(SCRIPT, tmp_path)
+    script = edited(tmp_path / "pong_pg.py", *SMALL)
     (tmp_path / name).write_text("my_first_steps = 1\n")
-    done = run_script(*RUN, cwd=tmp_path, script=tmp_path / "pong_pg.py")
+    done = run_script(*RUN, cwd=tmp_path, script=script)
     if name != "gym.py" or sys.version_info < (3, 9):
         refused(done, name, str(tmp_path), "rename it")
     else:
@@ -139,8 +139,13 @@ def test_the_script_from_a_pipe_says_that_it_must_be_a_file(tmp_path):
     one_line(done.stderr, "file")
 
 
-@pytest.mark.parametrize("call", ["pong_pg.main({})", "sys.exit(pong_pg.main({}))"])
-@pytest.mark.parametrize("flags", ["--batch-size 2 --episodes 2", "--evaluate 2"])
+@pytest.mark.parametrize(
+    "call, flags",
+    [
+        ("pong_pg.main({})", "--batch-size 2 --episodes 2"),
+        ("sys.exit(pong_pg.main({}))", "--evaluate 2"),
+    ],
+)
 def test_a_script_without_main_guard_gets_few_lines(tmp_path, short_run, call, flags):
     """A worker imports it, and so calls main(), too: what to write is said."""
     shutil.copy(short_run / "save.p", tmp_path)

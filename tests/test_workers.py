@@ -263,11 +263,9 @@ def test_a_bug_half_way_through_an_update_is_not_saved(tmp_path, save_every, lef
 # ---- workers that cannot be started -------------------------------------------------------------
 
 
-FLAGS = "--seed 3 --batch-size 8 --workers 8"
-
-
 def test_too_few_files_for_the_workers_are_one_line_with_a_cure(tmp_path, quick):
-    command = f"ulimit -n 32; '{sys.executable}' '{quick}' {FLAGS}"
+    flags = "--seed 3 --batch-size 8 --workers 8"
+    command = f"ulimit -n 32; '{sys.executable}' '{quick}' {flags}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and files(tmp_path) == []
     one_line(done.stderr, "worker process cannot be started", "--workers 1")
@@ -275,9 +273,10 @@ def test_too_few_files_for_the_workers_are_one_line_with_a_cure(tmp_path, quick)
 
 def under(module, script, folder):
     """What is said of it on both outputs, where another module runs the script."""
-    command = [sys.executable, "-m", *module.split(), str(script), *FLAGS.split()]
+    flags = "--seed 3 --batch-size 2 --workers 2 --episodes 2"
+    command = [sys.executable, "-m", *module.split(), str(script), *flags.split()]
     done = subprocess.run(
-        [*command, "--episodes", "8"],
+        command,
         cwd=str(folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -297,4 +296,4 @@ def test_under_a_profiler_one_line_says_what_failed(tmp_path, quick):
 
 
 def test_under_a_debugger_it_plays(tmp_path, quick):
-    assert "saved save.p: 8 games" in under("pdb -c continue -c quit", quick, tmp_path)
+    assert "saved save.p: 2 games" in under("pdb -c continue -c quit", quick, tmp_path)
