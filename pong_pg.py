@@ -797,7 +797,9 @@ def free_name(path: str) -> str:
 def owned(flag: str, path: str) -> Iterator[None]:
     """Locks `path`, by a file beside it. UsageError if that, or to write there, cannot be done."""
     real = os.path.realpath(path)
-    if os.path.basename(path) == "" or (os.path.exists(path) and not os.path.isfile(path)):
+    stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    not_regular = os.path.exists(path) and not os.path.isfile(path)
+    if stream or not_regular or os.path.basename(path) == "":
         raise UsageError(f"{flag} {path!r} cannot be written: expected the name of a regular file")
     lock = f"{real}.lock"
     try:

@@ -194,15 +194,16 @@ def test_somebody_elses_file_in_a_folder_like_tmp_is_refused_at_the_start(as_nob
 
 
 def test_a_log_that_is_a_terminal_or_pipe_is_refused(tmp_path, quick):
-    """It would be read as a log, for ever."""
-    for log in "/dev/stdout", "/dev/stderr":
+    """It would be read as a log, for ever. Nor is a stream one that goes to a file."""
+    (tmp_path / "run").mkdir()
+    for log, out in ("/dev/stdout", "| cat"), ("/dev/stderr", "| cat"), ("/dev/fd/1", "> ../out"):
         flags = f"{' '.join(RUN)} --episodes 1 --log {log}"
-        command = f"'{sys.executable}' '{quick}' {flags} 2> >(cat >&2) | cat"
+        command = f"'{sys.executable}' '{quick}' {flags} 2> >(cat >&2) {out}"
         done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, capture_output=True,
-            text=True, timeout=120,
+            ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path / "run",
+            capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-        assert done.returncode == 2 and files(tmp_path) == []
+        assert done.returncode == 2 and files(tmp_path / "run") == []
         one_line(done.stderr, log, "cannot be written", "--log")
 
 
