@@ -7,9 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT, SMALL, edited, run_script
-
-from pong_pg import make_pong
+from helpers import ROOT, SCRIPT, SMALL, edited, run_here, run_script
 
 PAGE = (ROOT / "docs" / "change_it.md").read_text(encoding="utf-8")
 CHAPTERS = re.split(r"^## (.+)\n", PAGE, flags=re.M)[1:]
@@ -48,36 +46,6 @@ def imported(path):
     return module
 
 
-@pytest.fixture(scope="module")
-def environment():
-    """Gym's, made once: that takes longer than these games."""
-    return make_pong(frameskip=1, repeat_action_probability=0.0)
-
-
-@pytest.fixture
-def run_here(environment):
-    """run_here(changed script, flags) plays without workers, and gives the exit status."""
-
-    class InThisProcess:
-        def __init__(self, script):
-            self.script = script
-            self.pong = script.Pong()
-
-        def play(self, model, seeds, gamma=None):
-            for seed in seeds:
-                yield self.script.play_and_learn(self.pong, model, seed, gamma)
-
-        def close(self):
-            pass
-
-    def run_here(script, *flags):
-        script.make_pong = lambda **options: environment
-        script.choose_player = lambda *how: InThisProcess(script)
-        return script.main(flags)
-
-    return run_here
-
-
 def test_the_page_has_a_diff_for_every_change_but_one():
     assert len(DIFFS) == 10 and all(diff.startswith("@@ ") for diff in DIFFS.values())
 
@@ -93,16 +61,17 @@ def test_a_hunk_stands_where_the_page_says(title):
 
 
 @pytest.mark.parametrize("title", DIFFS)
-def test_a_changed_script_trains_saves_and_resumes(title, run_here, tmp_path, monkeypatch, capsys):
+def test_a_changed_script_trains_saves_and_resumes(title, tmp_path, monkeypatch, capsys):
     """As if it had never been interrupted; its games are short, and its network is small."""
     monkeypatch.chdir(tmp_path)
     script = imported(changed(tmp_path / "changed.py", title))
     if script.H == 200:
         script.H = 8
     flags = "--seed 3 --batch-size 1".split()
-    assert run_here(script, *flags, "--episodes", "2", "--save", "whole.p") == 0
+    assert run_here(*flags, "--episodes", 2, "--save", "whole.p", script=script) == 0
+    one = "--episodes 1 --save new.p".split()
     for more, games in ([], 1), (["--resume"], 2):
-        assert run_here(script, *flags, *more, "--episodes", "1", "--save", "new.p") == 0
+        assert run_here(*flags, *more, *one, script=script) == 0
         out, err = capsys.readouterr()
         assert f"saved new.p: {games} games" in out and err == ""
     assert (tmp_path / "new.p").read_bytes() == (tmp_path / "whole.p").read_bytes()
@@ -112,13 +81,13 @@ def test_a_changed_script_trains_saves_and_resumes(title, run_here, tmp_path, mo
     assert all((model[name] != start[name]).any() for name in model)
 
 
-def test_what_a_change_adds_to_the_model_travels_to_the_workers_and_back(run_here, tmp_path):
+def test_what_a_change_adds_to_the_model_travels_to_the_workers_and_back(tmp_path):
     path = changed(tmp_path / "changed.py", "A second hidden layer of 200")
     path.write_text(path.read_text(encoding="utf-8").replace(*SMALL[1]), encoding="utf-8")
     flags = "--seed 3 --batch-size 1 --episodes 1 --workers 1 --save".split()
     done = run_script(*flags, "new.p", script=path, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert run_here(imported(path), *flags, str(tmp_path / "here.p")) == 0
+    assert run_here(*flags, tmp_path / "here.p", script=imported(path)) == 0
     assert (tmp_path / "new.p").read_bytes() == (tmp_path / "here.p").read_bytes()
 
 
