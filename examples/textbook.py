@@ -66,7 +66,7 @@ def train_batch(model, state, pong):
         prev_x = None
         done = False
         pong.reset()
-        while not done and len(drs) < 10_000:
+        while not done and len(drs) < pong_pg.MAX_STEPS:
             cur_x = prepro(pong.ale.getScreenRGB())
             x = cur_x - prev_x if prev_x is not None else np.zeros(D)
             prev_x = cur_x

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import os
 import pickle
@@ -178,6 +179,35 @@ def end_session(leader):
 def in_pairs(function, jobs):
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda job: function(*job), jobs))
+
+
+@functools.lru_cache(maxsize=None)
+def environment():
+    """Gym's Pong, made once: that takes longer than a short game."""
+    return pong_pg.make_pong(frameskip=1, repeat_action_probability=0.0)
+
+
+class InThisProcess:
+    """A player without worker processes, for the script or for a changed one."""
+
+    def __init__(self, script=pong_pg):
+        self.script = script
+        made = environment()
+        with mock.patch.object(script, "make_pong", lambda **options: made):
+            self.pong = script.Pong()
+
+    def play(self, model, seeds, gamma=None):
+        for seed in seeds:
+            yield self.script.play_and_learn(self.pong, model, seed, gamma)
+
+    def close(self):
+        pass
+
+
+def run_here(*args, script=pong_pg):
+    """Runs the script in this process, which plays the games too. Returns the exit status."""
+    with mock.patch.object(script, "choose_player", lambda *how: InThisProcess(script)):
+        return script.main(list(map(str, args)))
 
 
 # ---- what is said -------------------------------------------------------------------------------

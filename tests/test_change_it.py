@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT, edited, run_script
+from helpers import ROOT, SCRIPT, SMALL, edited, run_here, run_script
 
 PAGE = (ROOT / "docs" / "change_it.md").read_text(encoding="utf-8")
 CHAPTERS = re.split(r"^## (.+)\n", PAGE, flags=re.M)[1:]
@@ -16,7 +16,7 @@ DIFFS = {
     for title, text in zip(CHAPTERS[::2], CHAPTERS[1::2])
     if "```diff" in text
 }
-SHORTER_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 300")
+SHORTER_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 100")
 TEXT = SCRIPT.read_text(encoding="utf-8")
 
 
@@ -61,13 +61,34 @@ def test_a_hunk_stands_where_the_page_says(title):
 
 
 @pytest.mark.parametrize("title", DIFFS)
-def test_a_changed_script_trains_saves_and_resumes(title, tmp_path):
-    script = changed(tmp_path / "changed.py", title)
-    flags = "--seed 3 --batch-size 2 --episodes 2 --workers 1 --save new.p".split()
-    for more, games in ([], 2), (["--resume"], 4):
-        done = run_script(*flags, *more, script=script, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert f"saved new.p: {games} games" in done.stdout
+def test_a_changed_script_trains_saves_and_resumes(title, tmp_path, monkeypatch, capsys):
+    """As if it had never been interrupted; its games are short, and its network is small."""
+    monkeypatch.chdir(tmp_path)
+    script = imported(changed(tmp_path / "changed.py", title))
+    if script.H == 200:
+        script.H = 8
+    flags = "--seed 3 --batch-size 1".split()
+    assert run_here(*flags, "--episodes", 2, "--save", "whole.p", script=script) == 0
+    one = "--episodes 1 --save new.p".split()
+    for more, games in ([], 1), (["--resume"], 2):
+        assert run_here(*flags, *more, *one, script=script) == 0
+        out, err = capsys.readouterr()
+        assert f"saved new.p: {games} games" in out and err == ""
+    assert (tmp_path / "new.p").read_bytes() == (tmp_path / "whole.p").read_bytes()
+    model, _ = script.load_checkpoint("new.p")
+    start = script.init_model(np.random.default_rng(3))
+    assert list(model) == list(start)
+    assert all((model[name] != start[name]).any() for name in model)
+
+
+def test_what_a_change_adds_to_the_model_travels_to_the_workers_and_back(tmp_path):
+    path = changed(tmp_path / "changed.py", "A second hidden layer of 200")
+    path.write_text(path.read_text(encoding="utf-8").replace(*SMALL[1]), encoding="utf-8")
+    flags = "--seed 3 --batch-size 1 --episodes 1 --workers 1 --save".split()
+    done = run_script(*flags, "new.p", script=path, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run_here(*flags, tmp_path / "here.p", script=imported(path)) == 0
+    assert (tmp_path / "new.p").read_bytes() == (tmp_path / "here.p").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """tools/fast.py: the recipe for the cores, its commands, and going on where it was stopped."""
 
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, make_model, run_script
+from helpers import ROOT, SMALL_MODULE, InThisProcess, games_in, make_model, run_here, run_script
 
 import pong_pg
 from tools import fast, logs
@@ -123,30 +121,43 @@ def test_bad_input_is_one_line_and_status_2(flags, message, ran, checkpoint, tmp
     assert (out, err.count("\n")) == ("", 1) and message in err
 
 
-def test_a_recipe_is_learnt_and_continued(tmp_path):
+def test_a_recipe_is_learnt_and_continued(tmp_path, monkeypatch):
     """Really, with few games: the second start plays what the first has left."""
-    code = "import sys; sys.path.insert(0, {!r}); from tools import fast; fast.RECIPES = {!r}; "
-    code += "sys.exit(fast.main(sys.argv[1:]))"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 100)
+    monkeypatch.setattr(pong_pg, "H", 8)
+    monkeypatch.setattr(pong_pg, "choose_player", lambda *how: InThisProcess())
     first = (1, "--batch-size 1 --learning-rate 1e-3")
     short = [first, (1, "--gamma 0.9")]
     long = [first, (2, "--gamma 0.8")]
     for recipe, games in (short, 2), (long, 3):
-        command = [sys.executable, "-c", code.format(str(ROOT), {1: recipe}), "--seed", "3"]
-        subprocess.run(command, cwd=str(tmp_path), check=True, stdout=subprocess.DEVNULL)
+        monkeypatch.setattr(fast, "RECIPES", {1: recipe})
+        assert call("--seed", 3) == 0
         state = pong_pg.load_checkpoint(tmp_path / "fast.p")[1]
         assert (state.games, state.seed) == (games, 3)
     assert state.hyperparameters.gamma == 0.8
     assert logs.read_log(tmp_path / "fast.csv")["games"].tolist() == [1, 2, 3]
 
 
+def test_the_tool_plays_with_workers(tmp_path):
+    script = tmp_path / "fast.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport pong_pg\n{SMALL_MODULE}\n"
+        "from tools import fast\nfast.RECIPES = {1: [(1, '--batch-size 1')]}\n"
+        "if __name__ == '__main__': sys.exit(fast.main())\n"
+    )
+    assert run_script("--cores", 1, script=script, cwd=tmp_path).returncode == 0
+    assert games_in(tmp_path / "fast.p") == 1
+
+
 @pytest.mark.parametrize("run", logs.recipes(), ids=lambda run: f"{run.cores}-cores")
-def test_a_recipe_plays_the_games_of_its_logs(run, tmp_path):
+def test_a_recipe_plays_the_games_of_its_logs(run, tmp_path, monkeypatch):
     """Two batches of a seed, for the second shows the rates."""
     leg = fast.commands(run.cores, 0)[0]
     leg[leg.index("--episodes") + 1] = str(2 * run.batch)
     path = run.paths[0]
-    done = run_script(*leg, "--seed", logs.seed_of(path), "--log", "log.csv", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert run_here(*leg, "--seed", logs.seed_of(path), "--log", "log.csv") == 0
     played, logged = (logs.read_log(log) for log in (tmp_path / "log.csv", path))
     for column in "score", "running_mean", "length":
         assert played[column].tolist() == logged[column][: 2 * run.batch].tolist()

@@ -22,7 +22,7 @@ import figures
 from tools import logs
 
 LOG = "episode,reward,running_mean,steps,seconds\n"
-SEED, FIRST, STEPS = 1, 40, 60  # of the GIF
+SEED, FIRST, STEPS = 1, 40, 50  # of the GIF
 COLOURS = {"blue": (0, 114, 178), "orange": (213, 94, 0), "white": (255, 255, 255)}
 
 
@@ -405,6 +405,7 @@ def test_a_video_shows_each_picture_of_the_gif_for_its_time(gif, save, tmp_path,
 )
 def test_bad_input_is_one_line_and_status_2(args, message, save, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 100)
     row = "0,-20.0,-20.0,1549,3.612\n"
     for name, text in {
         "empty": "", "header": LOG, "short": LOG + "0,1,2\n", "words": LOG + row.replace("0", "x"),

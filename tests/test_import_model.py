@@ -564,7 +564,11 @@ RESUME = "--resume", "--batch-size", "2", "--save-every", "3", "--save"  # which
 
 JUDGE = """
 import json, os, resource, signal, sys
-import import_model, pong_pg
+import numpy, import_model, pong_pg
+model = pong_pg.init_model(numpy.random.default_rng(0))  # each file is compared with these, and
+frames = pong_pg.pickle_frames(model)  # to make them takes longer than to refuse most files
+pong_pg.init_model = lambda rng: model
+pong_pg.pickle_frames = lambda model: frames
 getattr(sys, "set_int_max_str_digits", print)(0)  # as in the Pythons of before 2022
 for line in sys.stdin:
     module, *arguments = json.loads(line)
@@ -667,7 +671,7 @@ DAMAGE = st.tuples(
 
 
 @settings(
-    deadline=None, suppress_health_check=list(HealthCheck), max_examples=300, derandomize=True
+    deadline=None, suppress_health_check=list(HealthCheck), max_examples=100, derandomize=True
 )
 @given(data=st.sampled_from(FILES), damages=st.lists(DAMAGE, min_size=1, max_size=4))
 @pytest.mark.filterwarnings("ignore:.*invalid.* escape:DeprecationWarning")  # of pickle

@@ -78,6 +78,7 @@ def sources(cell):
     return [data["text/plain"] for data in shown if "text/html" in data]
 
 
+@pytest.mark.slow  # it executes the whole notebook
 def test_it_runs_and_shows_what_is_committed(committed, executed):
     """But for what it says of the training, which is shorter here."""
     numbers = shown = 0

@@ -1,40 +1,15 @@
 """The blog post's own loop in examples/textbook.py, and pong_pg.py: one and the same run."""
 
-import contextlib
 import dataclasses
-import io
 
 import numpy as np
 import pytest
 import textbook
-from helpers import run_script
+from helpers import InThisProcess, run_here
 
 import pong_pg
 
-SHORT_RUN = pong_pg.Hyperparameters(batch_size=2, learning_rate=1e-3)  # that of `short_run`
-
-
-class InThisProcess:
-    """A player without worker processes."""
-
-    pong = None
-
-    def play(self, model, seeds, gamma=None):
-        self.pong = self.pong or pong_pg.Pong()
-        for seed in seeds:
-            yield pong_pg.play_and_learn(self.pong, model, seed, gamma)
-
-
-@pytest.fixture(scope="module")
-def first_batch(tmp_path_factory):
-    """(checkpoint, output) of the textbook loop after the first batch of `short_run`."""
-    path = tmp_path_factory.mktemp("textbook") / "save.p"
-    model, state = textbook.start(3)
-    state.hyperparameters = SHORT_RUN
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        textbook.train_batch(model, state, pong_pg.Pong())
-    pong_pg.save_checkpoint(path, model, state)
-    return path, output.getvalue()
+RUN = pong_pg.Hyperparameters(batch_size=2, learning_rate=1e-3)
 
 
 def difference(found, expected, start):
@@ -58,12 +33,16 @@ def test_it_starts_with_the_weights_of_pong_pg():
     assert state.hyperparameters == pong_pg.Hyperparameters()
 
 
-def test_a_batch_makes_the_step_of_pong_pg_for_every_weight(first_batch):
+def test_a_batch_makes_the_step_of_pong_pg_for_every_weight(monkeypatch):
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 200)
     start = pong_pg.init_model(np.random.default_rng(3))
     model = pong_pg.init_model(np.random.default_rng(3))
-    state = pong_pg.State(3, pong_pg.init_cache(model), SHORT_RUN)
-    pong_pg.train_batch(model, state, InThisProcess())
-    found, found_state = pong_pg.load_checkpoint(first_batch[0])
+    state = pong_pg.State(3, pong_pg.init_cache(model), RUN)
+    player = InThisProcess()
+    pong_pg.train_batch(model, state, player)
+    found, found_state = textbook.start(3)
+    found_state.hyperparameters = RUN
+    textbook.train_batch(found, found_state, player.pong)
     assert without_cache(found_state) == without_cache(state)
     for name, weights in model.items():
         step = np.abs(weights - start[name])
@@ -73,16 +52,27 @@ def test_a_batch_makes_the_step_of_pong_pg_for_every_weight(first_batch):
         np.testing.assert_allclose(found_state.rmsprop_cache[name], cache, 1e-6, 1e-15)
 
 
-def test_each_resumes_the_others_run(first_batch, short_run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "steps, units", [(200, 8), pytest.param(10_000, 200, marks=pytest.mark.slow)]
+)
+def test_each_resumes_the_others_run(tmp_path, monkeypatch, capsys, steps, units):
     """Textbook, pong_pg.py, textbook: as if the run of six games had never changed hands."""
     monkeypatch.chdir(tmp_path)
-    path, output = first_batch
-    (tmp_path / "save.p").write_bytes(path.read_bytes())
-    done = run_script("--resume", "--episodes", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", steps)
+    monkeypatch.setattr(pong_pg, "H", units)
+    monkeypatch.setattr(textbook, "H", units)
+    flags = "--seed 3 --batch-size 2 --learning-rate 1e-3 --save whole.p".split()
+    assert run_here(*flags, "--episodes", 6) == 0
+    whole = capsys.readouterr().out
+
+    model, state = textbook.start(3)
+    state.hyperparameters = RUN
+    textbook.train_batch(model, state, pong_pg.Pong())
+    pong_pg.save_checkpoint("save.p", model, state)
+    assert run_here("--resume", "--episodes", 2) == 0
     textbook.main(["--resume", "--episodes", "2"])
     found, found_state = pong_pg.load_checkpoint("save.p")
-    expected, state = pong_pg.load_checkpoint(short_run / "save.p")
+    expected, state = pong_pg.load_checkpoint("whole.p")
     start = pong_pg.init_model(np.random.default_rng(3))
     no_cache = pong_pg.init_cache(start)
     assert difference(found, expected, start) < 1e-6
@@ -92,8 +82,7 @@ def test_each_resumes_the_others_run(first_batch, short_run, tmp_path, monkeypat
     def lines(text):
         return [line for line in text.splitlines() if line.startswith(("ep ", "resetting env."))]
 
-    printed = lines(output) + lines(done.stdout) + lines(capsys.readouterr().out)
-    assert printed == lines((short_run / "stdout").read_text())
+    assert lines(capsys.readouterr().out) == lines(whole)
 
 
 def test_it_keeps_the_run_that_it_finds(tmp_path, monkeypatch):

@@ -4,14 +4,23 @@ import csv
 import math
 import pickle
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import log_without_seconds, run_script, sha256
+from helpers import (
+    SMALL,
+    InThisProcess,
+    edited,
+    load,
+    log_without_seconds,
+    run_here,
+    run_script,
+    sha256,
+)
 
 import pong_pg
 
@@ -71,13 +80,27 @@ def test_any_script_reads_the_model_with_one_pickle_load(short_run):
 # ---- one seed, one result
 
 
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The script has a small network and short games, and finds its files in this folder."""
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 100)
+    monkeypatch.setattr(pong_pg, "H", 8)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("workers, threads", [(1, "2"), (3, "7")])
-def test_any_number_of_workers_gives_the_same_bits(short_run, tmp_path, workers, threads):
+def test_any_number_of_workers_gives_the_bits_of_none(quick, small, workers, threads):
+    """With games to their end: below, where a run is resumed with another number."""
+    flags = "--seed 3 --episodes 4 --batch-size 4 --learning-rate 1e-3 --workers".split()
+    flags.append(workers)
     env = {"OPENBLAS_NUM_THREADS": threads}
-    flags = ["--episodes", 6, "--log", "log.csv", "--workers", workers]
-    assert run_script(*RUN, *flags, cwd=tmp_path, env=env).returncode == 0
-    assert sha256(tmp_path / "save.p") == sha256(short_run / "save.p")
-    assert log_without_seconds(tmp_path / "log.csv") == log_without_seconds(short_run / "log.csv")
+    done = run_script(*flags, "--log", "log.csv", cwd=small, script=quick, env=env)
+    assert done.returncode == 0
+    assert run_here(*flags, "--log", "here.csv", "--save", "here.p") == 0
+    assert sha256(small / "save.p") == sha256(small / "here.p")
+    log = log_without_seconds(small / "log.csv")
+    assert log == log_without_seconds(small / "here.csv") and "-1.0" in [row[1] for row in log]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -96,12 +119,14 @@ def test_a_worker_has_one_blas_thread_whatever_is_said_outside(monkeypatch):
     assert {b"OPENBLAS_NUM_THREADS=1", b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= {*environment}
 
 
-def test_resume_equals_uninterrupted(short_run, tmp_path):
-    done = run_script(*RUN, "--episodes", 3, "--log", "log.csv", cwd=tmp_path)  # 4 in whole batches
+def test_resume_equals_uninterrupted_for_any_number_of_workers(short_run, tmp_path):
+    three, one = ["--log", "log.csv", "--workers", 3], ["--log", "log.csv", "--workers", 1]
+    env = {"OPENBLAS_NUM_THREADS": "7"}
+    done = run_script(*RUN, "--episodes", 3, *three, cwd=tmp_path, env=env)  # 4 in whole batches
     assert done.returncode == 0 and "saved save.p: 4 games" in done.stdout
     with (tmp_path / "log.csv").open("a") as file:
         file.write("4,-5.0,-20.0,1000,99\n5,-5.")  # rows of a batch that was not saved
-    done = run_script("--resume", "--episodes", 2, "--log", "log.csv", cwd=tmp_path)
+    done = run_script("--resume", "--episodes", 2, *one, cwd=tmp_path)
     assert "resuming save.p: 4 games" in done.stdout and "ep 4: game finished" in done.stdout
     assert sha256(tmp_path / "save.p") == sha256(short_run / "save.p")
     assert log_without_seconds(tmp_path / "log.csv") == log_without_seconds(short_run / "log.csv")
@@ -109,55 +134,69 @@ def test_resume_equals_uninterrupted(short_run, tmp_path):
     assert seconds == sorted(seconds)
 
 
-def test_another_seed_gives_another_run_and_none_is_drawn_and_said(short_run, tmp_path):
+def test_another_seed_gives_another_run_and_none_is_drawn_and_said(small, capsys):
     flags = "--episodes 1 --batch-size 1 --learning-rate 1e-3".split()
-    done = run_script(*flags, cwd=tmp_path)
-    seed = re.search(r"training from scratch, seed (\d+)", done.stdout).group(1)
-    assert seed != "3"
-    first = sha256(tmp_path / "save.p")
-    again = run_script(*flags, "--seed", seed, cwd=tmp_path)
-    assert again.returncode == 0 and sha256(tmp_path / "save.p") == first
-    assert sha256(tmp_path / "save.p.1") == first  # what the second run found there
+    assert run_here(*flags) == 0
+    said = capsys.readouterr().out
+    seed = re.search(r"training from scratch, seed (\d+)", said).group(1)
+    first = sha256(small / "save.p")
+    assert run_here(*flags, "--seed", seed) == 0
+    assert sha256(small / "save.p") == first
+    assert sha256(small / "save.p.1") == first  # what the second run found there
+    assert run_here(*flags) == 0
+    first_model, other_model = load(small / "save.p.1")[0], load(small / "save.p")[0]
+    assert (first_model["W1"] != other_model["W1"]).all()  # of another seed
 
 
-def test_hyperparameters_given_with_resume_replace_the_checkpoints(short_run, tmp_path):
-    shutil.copy(short_run / "save.p", tmp_path)
-    flags = "--resume --episodes 1 --gamma 0.98 --batch-size 1 --seed 3".split()
-    done = run_script(*flags, cwd=tmp_path)
-    assert "gamma 0.98 replaces the checkpoint's 0.99" in done.stdout
-    assert "batch_size 1 replaces the checkpoint's 2" in done.stdout
-    _, state = pong_pg.load_checkpoint(tmp_path / "save.p")
-    assert state.games == 7
+def test_hyperparameters_given_with_resume_replace_the_checkpoints(small, capsys):
+    assert run_here(*RUN, "--episodes", 2) == 0
+    assert run_here(*"--resume --episodes 1 --gamma 0.98 --batch-size 1 --seed 3".split()) == 0
+    said = capsys.readouterr().out
+    assert "gamma 0.98 replaces the checkpoint's 0.99" in said
+    assert "batch_size 1 replaces the checkpoint's 2" in said
+    assert "learning_rate" not in said
+    _, state = load(small / "save.p")
+    assert state.games == 3
     assert state.hyperparameters == pong_pg.Hyperparameters(1, 1e-3, 0.98, 0.99)
-    assert "learning_rate" not in done.stdout
 
 
 # ---- evaluation
 
 
-def test_evaluation_is_the_same_for_any_number_of_workers(short_run):
-    before = sha256(short_run / "save.p")
-    lines = [
-        run_script("--evaluate", 3, "--seed", 8, "--workers", n, cwd=short_run).stdout.splitlines()
-        for n in (1, 2)
-    ]
-    assert lines[0] == lines[1] and len(lines[0]) == 5
-    pattern = r"evaluation: games=3 won=(\d+) mean=([+-]\d+\.\d\d) std=(\d+\.\d\d)"
-    won, mean, std = re.fullmatch(pattern, lines[0][-1]).groups()
-    totals = [int(re.match(r"game \d: ([+-]\d+) in \d+ steps", line)[1]) for line in lines[0][1:4]]
-    assert int(won) == sum(total > 0 for total in totals)
+def test_evaluation_plays_the_games_of_its_rule_for_any_number_of_workers(small, monkeypatch):
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 400)  # enough for the scores to differ
+    script = edited(small / "quick.py", ("MAX_STEPS = 10_000", "MAX_STEPS = 400"), SMALL[1])
+    model = pong_pg.init_model(np.random.default_rng(0))
+    pong_pg.save_checkpoint("save.p", model, pong_pg.State(3, pong_pg.init_cache(model)))
+    before = sha256(small / "save.p")
+    pong = InThisProcess().pong
+    games = []
+    for k in range(2):
+        *_, rewards = pong_pg.play_game(pong, model, np.random.default_rng([8, k, 1]))
+        games.append(f"game {k}: {sum(rewards):+.0f} in 400 steps")
+    assert games[0][8:] != games[1][8:]
+    for workers in 1, 2:
+        flags = "--evaluate", 2, "--seed", 8, "--workers", workers
+        done = run_script(*flags, cwd=small, script=script)
+        assert (done.stdout.splitlines()[1:-1], done.stderr) == (games, "")
+    assert sha256(small / "save.p") == before
+
+
+def test_evaluation_ends_with_the_games_won_their_mean_and_deviation(small, monkeypatch, capsys):
+    model = pong_pg.init_model(np.random.default_rng(0))
+    pong_pg.save_checkpoint("save.p", model, pong_pg.State(3, pong_pg.init_cache(model)))
+    points = [[1.0] * 21 + [-1.0] * 18, [-1.0] * 21, [1.0, -1.0], [-1.0] * 3 + [1.0] * 21]
+    player = mock.Mock()
+    player.play = lambda model, seeds: (pong_pg.Game(points[k], 1500) for _, k, _ in seeds)
+    monkeypatch.setattr(pong_pg, "choose_player", lambda *how: player)
+    assert pong_pg.main("--evaluate 4 --seed 8".split()) == 0
+    _, *games, last = capsys.readouterr().out.splitlines()
+    assert games[0] == "game 0: +3 in 1500 steps" and games[1].startswith("game 1: -21 in")
+    totals = [3, -21, 0, 18]
+    pattern = r"evaluation: games=4 won=2 mean=([+-]\d+\.\d\d) std=(\d+\.\d\d)"
+    mean, std = re.fullmatch(pattern, last).groups()
     assert float(mean) == pytest.approx(np.mean(totals), abs=0.005)
     assert float(std) == pytest.approx(np.std(totals), abs=0.005)
-    assert sha256(short_run / "save.p") == before
-
-
-def test_evaluation_games_are_those_of_the_evaluation_rule(short_run):
-    model, _ = pong_pg.load_checkpoint(short_run / "save.p")
-    pong = pong_pg.Pong()
-    done = run_script("--evaluate", 1, "--seed", 8, cwd=short_run)
-    played = pong_pg.play_game(pong, model, np.random.default_rng([8, 0, 1]))
-    line = f"game 0: {sum(played[-1]):+.0f} in {len(played[-1])} steps"
-    assert (done.stdout.splitlines()[1], done.stderr) == (line, "")
 
 
 def test_a_game_without_a_point_changes_nothing_but_the_cache():

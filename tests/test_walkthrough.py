@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT
+from helpers import ROOT, SCRIPT, edited
 
 import pong_pg
 
@@ -32,14 +32,20 @@ def blocks():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The script and a checkpoint, the repository's if it has one, and `python` for the shell."""
+    """The script; and for the shell one with short games, for an agent's is long, and `python`.
+
+    Beside that is a checkpoint, the repository's if it has one.
+    """
     folder = tmp_path_factory.mktemp("walkthrough")
     shutil.copy(SCRIPT, folder)
+    shell = folder / "shell"
+    shell.mkdir()
+    edited(shell / "pong_pg.py", ("MAX_STEPS = 10_000", "MAX_STEPS = 200"))
     if (ROOT / "save.p").exists():
-        shutil.copy(ROOT / "save.p", folder)
+        shutil.copy(ROOT / "save.p", shell)
     else:
         model = pong_pg.init_model(np.random.default_rng(0))
-        (folder / "save.p").write_bytes(pickle.dumps(model))
+        (shell / "save.p").write_bytes(pickle.dumps(model))
     (folder / "bin").mkdir()
     python = folder / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -48,11 +54,13 @@ def folder(tmp_path_factory):
 
 
 def run(language, code, folder):
-    command = ["bash", "-euc", code] if language == "bash" else [sys.executable, "-c", code]
+    command, where = [sys.executable, "-c", code], folder
+    if language == "bash":
+        command, where = ["bash", "-euc", code], folder / "shell"
     path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
     screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
     return subprocess.run(
-        command, cwd=str(folder), env={**os.environ, **screen, "PATH": path},
+        command, cwd=str(where), env={**os.environ, **screen, "PATH": path},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
