@@ -150,6 +150,7 @@ def test_the_tool_plays_with_workers(tmp_path):
     assert games_in(tmp_path / "fast.p") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", logs.recipes(), ids=lambda run: f"{run.cores}-cores")
 def test_a_recipe_plays_the_games_of_its_logs(run, tmp_path, monkeypatch):
     """Two batches of a seed, for the second shows the rates."""

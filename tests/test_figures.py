@@ -274,6 +274,7 @@ def pictures(path):
     return np.array(images), durations
 
 
+@pytest.mark.slow
 def test_gif_runs_at_the_real_frame_rate(gif, game):
     images, durations = gif
     assert images.shape == (STEPS + 1, 420, 728, 3) and durations[-1] == 1000
@@ -354,6 +355,7 @@ class Encoder:
                 frame = yield
 
 
+@pytest.mark.slow
 def test_a_video_shows_each_picture_of_the_gif_for_its_time(gif, save, tmp_path, monkeypatch):
     encoder = Encoder()
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", encoder)

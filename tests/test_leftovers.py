@@ -19,7 +19,13 @@ def test_that_leaves_a_process():
         file.write(str(left.pid))
     {end}
 """
-ENDS = ["pass", "raise SystemExit", "os.abort()", "os.kill(os.getpid(), 9)"]
+SLOW = pytest.mark.slow
+ENDS = [
+    pytest.param("pass", marks=SLOW),
+    pytest.param("raise SystemExit", marks=SLOW),
+    "os.abort()",
+    "os.kill(os.getpid(), 9)",
+]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills as POSIX has them")

@@ -22,6 +22,7 @@ from helpers import (
     in_pairs,
     log_without_seconds,
     posix,
+    run_script,
     sha256,
     wrapped,
 )
@@ -202,7 +203,7 @@ def test_stopped_at_any_moment_as_module_or_script_the_file_is_that_of_a_calm_ru
     ]
     flags = [*RUN[4:], "--batch-size", 1, "--save-every", 10_000]
     counting = wrapped(tmp_path / "calm.py", always=SMALL_MODULE, in_parent=DIGESTS)
-    calm = Run(tmp_path / "calm", *flags, "--episodes", 40, script=counting)
+    calm = Run(tmp_path / "calm", *flags, "--episodes", 30, script=counting)
     chance = random.Random(0)
     jobs = [(n, script, chance.uniform(0, 0.1)) for n, script in enumerate(2 * scripts)]
 
@@ -283,7 +284,7 @@ def started_by(method, path, script):
     return path
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_under_any_start_method_nothing_is_said_at_the_end(tmp_path, quick, method):
     """Not when whoever reads the output leaves, nor when the terminal closes."""
     script = started_by(method, tmp_path / "start.py", quick)
@@ -303,8 +304,10 @@ def test_under_any_start_method_nothing_is_said_at_the_end(tmp_path, quick, meth
 # ---- who does not listen ------------------------------------------------------------------------
 
 
-def test_an_evaluation_is_interrupted_as_cleanly(short_run, tmp_path):
-    run = Run(tmp_path / "run", "--evaluate", 9999, "--save", short_run / "save.p")
+def test_an_evaluation_is_interrupted_as_cleanly(tmp_path, quick):
+    one_game = run_script(*RUN, "--episodes", 1, cwd=tmp_path, script=quick)
+    assert one_game.returncode == 0
+    run = Run(tmp_path / "run", "--evaluate", 9999, "--save", tmp_path / "save.p", script=quick)
     run.wait_until(lambda: "game 0" in run.stdout)
     os.killpg(run.pid, signal.SIGINT)
     assert run.end() == (130, "") and run.leaves_nobody()

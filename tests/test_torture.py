@@ -120,7 +120,7 @@ def finish_and_compare(folder, script):
 
 
 def test_whenever_it_is_killed_the_checkpoint_is_whole_and_never_older(tmp_path, quick, chance):
-    kill_again_and_again(tmp_path / "run", quick, 4, chance)
+    kill_again_and_again(tmp_path / "run", quick, 3, chance)
     finish_and_compare(tmp_path / "run", quick)
 
 
@@ -184,6 +184,7 @@ def stop(folder, number, whole_group, moment):
     return seconds
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_ends_the_run_cleanly(tmp_path, chance):
     """While it imports, starts workers, plays, or after a batch, which it then saves."""
     kinds = [(number, group) for number in SIGNALS for group in (True, False)]
