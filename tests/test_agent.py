@@ -47,9 +47,9 @@ def agent(trained, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_agent_wins(agent):
-    done = run_script("--evaluate", 5, "--seed", 101, cwd=agent)
+    done = run_script("--evaluate", 3, "--seed", 101, cwd=agent)
     won, mean = re.search(r"won=(\d+) mean=(\S+)", done.stdout.splitlines()[-1]).groups()
-    assert int(won) > 2 and float(mean) > 0, done.stdout
+    assert int(won) >= 2 and float(mean) > 0, done.stdout
 
 
 @pytest.mark.slow
@@ -57,11 +57,11 @@ def test_the_agent_goes_on_learning(agent, trained, tmp_path):
     shutil.copy(agent / "save.p", tmp_path)
     shutil.copy(ROOT / "results" / "agent.csv", tmp_path / "log.csv")
     done = run_script(
-        "--resume", "--episodes", 1, "--batch-size", 2, "--log", "log.csv", cwd=tmp_path
+        "--resume", "--episodes", 1, "--batch-size", 1, "--log", "log.csv", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1].games == len(trained) + 2
-    assert [row[0] for row in rows_of(tmp_path / "log.csv")] == list(range(len(trained) + 2))
+    assert pong_pg.load_checkpoint(tmp_path / "save.p")[1].games == len(trained) + 1
+    assert [row[0] for row in rows_of(tmp_path / "log.csv")] == list(range(len(trained) + 1))
 
 
 def test_another_script_reads_the_agent(agent):

@@ -188,6 +188,7 @@ def test_what_is_missing_or_does_not_go_together_is_said(tmp_path):
     refused(done, "--render", "--cluster")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", [LOCAL, REMOTE])
 def test_a_signal_ends_it_and_leaves_nothing_running(cluster, request, tmp_path):
     """Ctrl-C in a terminal strikes a local cluster, too; `kill` one process alone."""

@@ -283,6 +283,7 @@ def test_gif_runs_at_the_real_frame_rate(gif, game):
     assert set(np.diff(game[1])) == {2, 3, 4}
 
 
+@pytest.mark.slow
 def test_gif_shows_the_game_to_the_pixel(gif, game):
     for image, frame in zip(gif[0], game[0][FIRST:]):
         assert (image[:, :320] == frame.repeat(2, 0).repeat(2, 1)).all()
@@ -332,6 +333,7 @@ def test_points_ends_after_so_many_points_and_the_score_follows(save, game, tmp_
     assert len(lines) == 2
 
 
+@pytest.mark.slow
 def test_the_end_of_a_game_is_its_last_picture(save, game, tmp_path, capsys):
     frames, _, _, rewards = game
     part = "--seed", SEED, "--from", len(rewards) - 9, "--steps", 500

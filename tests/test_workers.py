@@ -233,7 +233,7 @@ def test_a_readers_bug_is_shown_once_and_whole_batches_are_saved(tmp_path, where
 
 def test_a_bug_in_each_of_many_workers_is_shown_once(tmp_path):
     bug = ("    moved = (x != 0).nonzero()[0]\n", "    moved = model['W3']\n")
-    script = edited(tmp_path / "reader.py", bug)
+    script = edited(tmp_path / "reader.py", *SMALL, bug)
     run = Run(tmp_path / "run", *"--seed 3 --batch-size 8 --workers 4".split(), script=script)
     status, error = run.end()
     assert status == 1 and run.leaves_nobody() and files(tmp_path / "run") == []
