@@ -392,7 +392,7 @@ def hyperparameters(values: dict) -> Hyperparameters:
 def make_pong(**options: Any) -> Any:
     """Makes Gym's Pong-v0 by gym 0.21 with its ale-py, or else by gymnasium. UsageError."""
     found = versions()
-    old = ", gym 0.21." in found and ", ale-py 0.7." in found
+    old = found.get("gym", "").startswith("0.21.") and found.get("ale-py", "").startswith("0.7.")
     try:
         import ale_py
 
@@ -415,17 +415,21 @@ def make_pong(**options: Any) -> Any:
         for package in ("gym", "gymnasium", "ale_py"):
             if os.path.exists(os.path.join(sys.path[0], f"{package}.py")):
                 cure = f"{package}.py in {sys.path[0]} hides the package: rename it"
-        text = f"Pong-v0 does not start: {reason} (found: {found}): {cure}"
+        text = f"Pong-v0 does not start: {reason} (found: {in_a_line(found)}): {cure}"
         raise UsageError(text) from error
 
 
-def versions() -> str:
-    """Returns what a bug report needs to name, as far as it is installed."""
-    found = [f"pong_pg {__version__}", f"Python {sys.version.split()[0]}"]
+def versions() -> dict:
+    """Returns {name: version} of what a bug report needs to name, as far as it is installed."""
+    found = {"pong_pg": __version__, "Python": sys.version.split()[0]}
     for package in ("numpy", "gym", "gymnasium", "ale-py"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{package} {importlib.metadata.version(package)}")
-    return ", ".join(found)
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def in_a_line(found: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 # ---- signals ------------------------------------------------------------------------------------
@@ -1045,7 +1049,7 @@ def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     path: dict = {"metavar": "PATH"}
     count = limited(*NATURAL)
     hyper = {name: limited(*limits) for name, limits in LIMITS.items()}
-    version = {"action": "version", "version": versions()}
+    version = {"action": "version", "version": in_a_line(versions())}
     flags: dict = {
         "resume": ("continue from the checkpoint", {**switch, "default": resume}),
         "render": ("show the game in a window (one worker)", {**switch, "default": render}),

@@ -55,7 +55,7 @@ def edited(path, *changes):
 
 
 # For what does not depend on how games are played: a batch takes milliseconds, a checkpoint 0.8 MB.
-SMALL = ("MAX_STEPS = 10_000", "MAX_STEPS = 100"), ("H = 200 ", "H = 8 ")
+SMALL = ("MAX_STEPS = 10_000", "MAX_STEPS = 100"), (f"H = {pong_pg.H} ", "H = 8 ")
 SMALL_MODULE = "pong_pg.MAX_STEPS, pong_pg.H = 100, 8"
 
 

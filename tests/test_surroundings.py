@@ -212,9 +212,8 @@ class FakeGym:
     ],
 )
 def test_of_two_gyms_the_one_that_fits_is_taken(monkeypatch, gym, ale_py, taken):
-    found = f"numpy 1.24.4, gymnasium 1.0.0, ale-py {ale_py}"
-    if gym:
-        found = f"numpy 1.24.4, gym {gym}, gymnasium 1.0.0, ale-py {ale_py}"
+    found = {"gym": gym, "gymnasium": "1.0.0", "ale-py": ale_py}
+    found = {name: version for name, version in found.items() if version}
     monkeypatch.setattr(pong_pg, "versions", lambda: found)
     for name in "gym", "gymnasium", "ale_py":
         monkeypatch.setitem(sys.modules, name, FakeGym(name))

@@ -210,7 +210,7 @@ def main():
     parser.add_argument("--cores", type=int, default=CORES, help="workers at most")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     args = parser.parse_args()
-    versions = pong_pg.versions()
+    versions = pong_pg.in_a_line(pong_pg.versions())
     print(f"{versions}, {CORES} cores")
     if args.memory:
         memory_of_a_worker()
