@@ -5,7 +5,7 @@
 --kills      SIGKILL while checkpoints are being written; nothing that was saved is lost
 --worker-kills   SIGKILL workers; the result does not change
 --signals    SIGINT, SIGTERM and SIGHUP at any moment
---flips      bits flipped in a checkpoint of full size, which is also cut at every 4 KiB
+--flips      bits flipped in a checkpoint of full size, which is also cut at as many places
 --moments    another seed strikes at other moments; add -n 0 -s to see the figures
 """
 
@@ -218,7 +218,7 @@ def flip(data, offset):
 def test_much_damage_to_a_checkpoint_of_full_size(tmp_path, short_run, many, chance):
     data = (short_run / "save.p").read_bytes()
     ends = collections.Counter()
-    cuts = (data[:length] for length in range(0, len(data), 4096))
+    cuts = (data[:length] for length in chance.sample(range(len(data)), many("flips")))
     flips = (flip(data, n) for n in chance.sample(range(8 * len(data)), many("flips")))
     for content in itertools.chain(cuts, flips):
         line = refusal(tmp_path / "damaged.p", content)
