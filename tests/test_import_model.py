@@ -135,14 +135,15 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(short_run, tool, tmp_p
     model, state = pong_pg.load_checkpoint(tmp_path / "ours.p")
     (tmp_path / "old.p").write_bytes(format_1(model, state))
     (tmp_path / "theirs.p").write_bytes(pickle.dumps(model, 2))
-    (tmp_path / "other.p").write_bytes(pickle.dumps(make_model(100, 6400), 2))
+    half = pong_pg.H // 2
+    (tmp_path / "other.p").write_bytes(pickle.dumps(make_model(half, pong_pg.D), 2))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for args, status, words in [
         (["theirs.p", "ours.p"], 2, ["ours.p", "there already"]),
         (["theirs.p", "theirs.p"], 2, ["theirs.p", "there already"]),
         (["ours.p", "new.p"], 2, ["ours.p", "nothing to import"]),
         (["old.p", "new.p", "--seed", 4], 2, ["old.p", "of seed 3"]),
-        (["other.p", "new.p"], 2, ["other.p", "(100, 6400)", "(200, 6400)", "H = 100"]),
+        (["other.p", "new.p"], 2, ["other.p", f"({half}, ", f"({2 * half}, ", f"H = {half}"]),
         (["theirs.p", "new.p", "--seed", -1], 2, ["--seed", "expected a number from 0"]),
         (["theirs.p"], 2, ["OURS"]),
         (["theirs.p", "nowhere/new.p"], 1, ["nowhere/new.p", "cannot be written"]),
@@ -207,10 +208,10 @@ def test_the_python_2_originals_file_is_read_at_full_size(tmp_path):
     """Protocol 0: text, in which an array's bytes are the repr of a string."""
     small, model, data = make_model(2, 3), make_model(pong_pg.H, pong_pg.D), ORIGINAL
     model = {name: np.sin(w) for name, w in model.items()}  # all 256 bytes occur
-    for name, shape, now in ("W1", b"(I2\nI3\n", b"(I200\nI6400\n"), ("W2", b"(I2\nt", b"(I200\nt"):
+    for name, shape, now in ("W1", b"(I2\nI3\n", b"(I%d\nI%d\n"), ("W2", b"(I2\nt", b"(I%d\nt"):
         text, longer = (b"S" + repr(m[name].tobytes())[1:].encode() for m in (small, model))
         assert data.count(text) == 1 and data.count(shape) == 1
-        data = data.replace(text, longer).replace(shape, now)
+        data = data.replace(text, longer).replace(shape, now % model[name].shape)
     assert_read(tmp_path / "save.p", data, model)
 
 
@@ -547,7 +548,7 @@ def written_out(data):
         data = re.sub(part, lambda m: m.group(1) * (size * 10**6 // len(m.group(1))), data)  # noqa: B023
     if data.startswith(b"<model>"):  # and the words of format 1, so that more than it is read
         words = text("hyperparameters") + b"0" + text("rmsprop_cache") + b"0"
-        data = signed(pickle.dumps(make_model(200, 6400), 3) + words + data[7:])
+        data = signed(pickle.dumps(make_model(pong_pg.H, pong_pg.D), 3) + words + data[7:])
     return data
 
 

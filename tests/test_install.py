@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, SCRIPT, SMALL, edited, run_script
 
+import pong_pg
+
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 INSTALL = "python -m pip install -r requirements.txt"
 PYTHON38 = sys.version_info[:2] == (3, 8)
@@ -291,7 +293,7 @@ def test_a_window_without_a_display_does_not_open(tmp_path):
 
 
 def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_import_can(tmp_path):
-    model = {"W1": np.ones((200, 6400)), "W2": np.ones(200)}
+    model = {"W1": np.ones((pong_pg.H, pong_pg.D)), "W2": np.ones(pong_pg.H)}
     theirs = re.sub(b"numpy.(?:_core|core)", b"numpy._core", pickle.dumps(model, 2))
     (tmp_path / "theirs.p").write_bytes(theirs)
     if np.__version__.startswith("1."):
@@ -310,7 +312,7 @@ def test_what_numpy_2_pickles_numpy_1_cannot_load_but_the_import_can(tmp_path):
     )
     assert code == 0, out
     load = "import pickle; print(pickle.load(open('ours.p', 'rb'))['W1'].sum())"
-    assert python(load, cwd=tmp_path) == (0, "1280000.0\n")
+    assert python(load, cwd=tmp_path) == (0, f"{pong_pg.H * pong_pg.D}.0\n")
 
 
 # ---- what the newcomer types --------------------------------------------------------------------

@@ -37,10 +37,11 @@ def folder(tmp_path_factory):
     Beside that is a checkpoint, the repository's if it has one.
     """
     folder = tmp_path_factory.mktemp("walkthrough")
-    shutil.copy(SCRIPT, folder)
+    as_shown = (f"H = {pong_pg.H} ", "H = 200 ")
+    edited(folder / SCRIPT.name, as_shown)
     shell = folder / "shell"
     shell.mkdir()
-    edited(shell / "pong_pg.py", ("MAX_STEPS = 10_000", "MAX_STEPS = 200"))
+    edited(shell / SCRIPT.name, as_shown, ("MAX_STEPS = 10_000", "MAX_STEPS = 200"))
     if (ROOT / "save.p").exists():
         shutil.copy(ROOT / "save.p", shell)
     else:
