@@ -35,7 +35,7 @@ install_as_in_readme() { # FOLDER-OF-PYTHON: makes the .venv of the clone that w
     fi
 }
 
-test_as_in_readme() { # MORE..., such as files
+test_as_in_readme() { # FILE-OR-FLAG...
     local command
     command=$(readme_commands test)
     bash -euc ".venv/bin/python -m pytest${command##*-m pytest} $*"
