@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_script
+from helpers import ROOT, put_agent, run_script
 
 import pong_pg
 
@@ -34,13 +34,7 @@ def trained():
 def agent(trained, tmp_path_factory):
     """A folder in which save.p is the agent that ships, whatever training has left in this one."""
     folder = tmp_path_factory.mktemp("agent")
-    found = watch.find_agent()
-    if found:
-        shutil.copy(found, folder / "save.p")
-    else:  # somebody went on training it
-        command = ["git", "-C", str(ROOT), "show", "HEAD:save.p"]
-        with (folder / "save.p").open("wb") as file:
-            subprocess.run(command, stdout=file, check=True)
+    put_agent(folder)
     assert watch.find_agent(folder) == folder / "save.p", "save.p and results/agent.csv differ"
     return folder
 

@@ -10,19 +10,16 @@ import copy
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, put_agent
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 9), reason="the notebook needs Python 3.9")
 for package in ("ipykernel", "matplotlib", "PIL"):
     pytest.importorskip(package)
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
-
-import watch  # noqa: E402
 
 NOTEBOOK = ROOT / "examples" / "pong_from_pixels.ipynb"
 MOST_BYTES = 3_000_000
@@ -39,13 +36,7 @@ def executed(committed, tmp_path):
     for name in ("pong_pg.py", "tools/watch.py", "results/agent.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    agent = watch.find_agent()
-    if agent:
-        shutil.copy(agent, tmp_path / "save.p")
-    else:  # somebody went on training it
-        command = ["git", "-C", str(ROOT), "show", "HEAD:save.p"]
-        with (tmp_path / "save.p").open("wb") as file:
-            subprocess.run(command, stdout=file, check=True)
+    put_agent(tmp_path)
     (tmp_path / "examples").mkdir()
     notebook = copy.deepcopy(committed)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in tags(cell))

@@ -118,7 +118,6 @@ def assert_as_calm(folder, calm):
     return games
 
 
-@pytest.mark.skipif(sys.version_info < (3, 8), reason="signal.raise_signal")
 @pytest.mark.parametrize("how", ["once", "twice", "without a mask"])
 def test_ctrl_c_at_any_line_leaves_what_a_calm_run_has(
     tiny, calm, tmp_path, monkeypatch, capsys, how
