@@ -665,8 +665,10 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     model = init_model(np.random.default_rng(0))  # of the shapes to expect
     cache = init_cache(model)
     frames = pickle_frames(model)
-    arrays = sum(8 * array.size for array in (*model.values(), *cache.values()))
-    least = len(b"".join(frames)) + arrays + 32
+    framing = len(b"".join(frames))
+    weights = sum(8 * array.size for array in model.values())
+    arrays = weights + sum(8 * array.size for array in cache.values())
+    least = framing + arrays + 32
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -674,12 +676,14 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     fits = least < size <= least + MOST_JSON
-    ours = data.startswith(frames[0]) and size != least - 32 - arrays // 2  # a model and no more
-    if (fits or ours) and hashlib.sha256(data[:-32]).digest() != data[-32:]:
+    bare_model = size == framing + weights  # as another script saves it
+    ours = fits or (data.startswith(frames[0]) and not bare_model)
+    if ours and hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
-    units, more = divmod(size, arrays // H)
-    ends_like_ours = least - arrays + 100 < more < MOST_JSON  # with some JSON behind the arrays
-    if not fits and data.startswith(frames[0][:40]) and ends_like_ours:  # 40: up to W1's shape
+    units, rest = divmod(size, arrays // H)
+    begins_like_ours = data.startswith(frames[0][:40])  # as far as the shape of W1
+    has_json = framing + 132 < rest < MOST_JSON
+    if not fits and begins_like_ours and has_json:
         text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
         raise CheckpointError(f"{path} {text}")
     try:
