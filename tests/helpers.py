@@ -215,8 +215,8 @@ def run_here(*args, script=pong_pg):
 # ---- what is said -------------------------------------------------------------------------------
 
 
-def one_line(error, *words):
-    assert len(error.splitlines()) == 1 and error.startswith("pong_pg: "), error
+def one_line(error, *words, tool="pong_pg"):
+    assert len(error.splitlines()) == 1 and error.startswith(f"{tool}: "), error
     for word in words:
         assert word in error, error
 

@@ -7,34 +7,26 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT, SMALL, edited, run_here, run_script
+from helpers import ROOT, SCRIPT, SMALL, edited, files, one_line, run_here, run_script
 
-PAGE = (ROOT / "docs" / "change_it.md").read_text(encoding="utf-8")
-CHAPTERS = re.split(r"^## (.+)\n", PAGE, flags=re.M)[1:]
-DIFFS = {
-    title: re.search(r"^```diff\n(.*?)^```", text, re.M | re.S).group(1)
-    for title, text in zip(CHAPTERS[::2], CHAPTERS[1::2])
-    if "```diff" in text
-}
+from tools import change
+
+PAGE = change.PAGE.read_text(encoding="utf-8")
 SHORTER_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 100")
 TEXT = SCRIPT.read_text(encoding="utf-8")
 
 
-def hunks(diff):
-    """Yields (where, old text, new text) of each."""
-    for hunk in re.split("^@@ ", diff, flags=re.M)[1:]:
-        where, *lines = hunk.splitlines()
-        old = [line[1:] + "\n" for line in lines if line[0] in " -"]
-        new = [line[1:] + "\n" for line in lines if line[0] in " +"]
-        old, new = "".join(old), "".join(new)
+def changed(path, name, *more):
+    """Writes the script with a change of the page, and with shorter games. Returns its path."""
+    for _, old, new in change.read_hunks(name):
         if old not in TEXT and new != "" and new in TEXT:
             pytest.skip("who runs this has made the change already")
-        yield where, old, new
-
-
-def changed(path, title):
-    """Writes the script with a diff of the page applied, and shorter games. Returns its path."""
-    return edited(path, SHORTER_GAMES, *[(old, new) for _, old, new in hunks(DIFFS[title])])
+    text = change.apply(name)
+    for old, new in (SHORTER_GAMES, *more):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def imported(path):
@@ -46,13 +38,17 @@ def imported(path):
     return module
 
 
-def test_the_page_has_a_diff_for_every_change_but_one():
-    assert len(DIFFS) == 10 and all(diff.startswith("@@ ") for diff in DIFFS.values())
+def test_every_diff_of_the_page_has_a_name():
+    chapters = re.split(r"^## (.+)\n", PAGE, flags=re.M)[1:]
+    with_diff = [title for title, text in zip(chapters[::2], chapters[1::2]) if "```diff" in text]
+    assert with_diff == list(change.CHANGES.values())
 
 
-@pytest.mark.parametrize("title", DIFFS)
-def test_a_hunk_stands_where_the_page_says(title):
-    for where, old, _ in hunks(DIFFS[title]):
+@pytest.mark.parametrize("name", change.CHANGES)
+def test_a_hunk_stands_where_the_page_says(name):
+    hunks = change.read_hunks(name)
+    assert hunks
+    for where, old, _ in hunks:
         before = TEXT[: TEXT.index(old)]
         place = re.findall(
             r"^(?:# |class |def |    def )(hyperparameters$|\w+(?=[(:]))", before, re.M
@@ -60,11 +56,11 @@ def test_a_hunk_stands_where_the_page_says(title):
         assert place[-1] == where.rpartition(".")[2]
 
 
-@pytest.mark.parametrize("title", DIFFS)
-def test_a_changed_script_trains_saves_and_resumes(title, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", change.CHANGES)
+def test_a_changed_script_trains_saves_and_resumes(name, tmp_path, monkeypatch, capsys):
     """As if it had never been interrupted; its games are short, and its network is small."""
     monkeypatch.chdir(tmp_path)
-    script = imported(changed(tmp_path / "changed.py", title))
+    script = imported(changed(tmp_path / "changed.py", name))
     if script.H == 200:
         script.H = 8
     flags = "--seed 3 --batch-size 1".split()
@@ -78,12 +74,11 @@ def test_a_changed_script_trains_saves_and_resumes(title, tmp_path, monkeypatch,
     model, _ = script.load_checkpoint("new.p")
     start = script.init_model(np.random.default_rng(3))
     assert list(model) == list(start)
-    assert all((model[name] != start[name]).any() for name in model)
+    assert all((model[array] != start[array]).any() for array in model)
 
 
 def test_what_a_change_adds_to_the_model_travels_to_the_workers_and_back(tmp_path):
-    path = changed(tmp_path / "changed.py", "A second hidden layer of 200")
-    path.write_text(path.read_text(encoding="utf-8").replace(*SMALL[1]), encoding="utf-8")
+    path = changed(tmp_path / "changed.py", "second-layer", SMALL[1])
     flags = "--seed 3 --batch-size 1 --episodes 1 --workers 1 --save".split()
     done = run_script(*flags, "new.p", script=path, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -91,12 +86,10 @@ def test_what_a_change_adds_to_the_model_travels_to_the_workers_and_back(tmp_pat
     assert (tmp_path / "new.p").read_bytes() == (tmp_path / "here.p").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "title", ["A leaky ReLU", "A second hidden layer of 200", "An entropy bonus"]
-)
-def test_a_changed_gradient_equals_central_differences(title, tmp_path):
-    pong_pg = imported(changed(tmp_path / "changed.py", title))
-    entropy_weight = 0.01 if title == "An entropy bonus" else 0.0
+@pytest.mark.parametrize("name", ["leaky-relu", "second-layer", "entropy"])
+def test_a_changed_gradient_equals_central_differences(name, tmp_path):
+    pong_pg = imported(changed(tmp_path / "changed.py", name))
+    entropy_weight = 0.01 if name == "entropy" else 0.0
     rng = np.random.default_rng(0)
     model = pong_pg.init_model(rng)
     model["W2"] *= 10  # that p is not all but 1/2
@@ -116,8 +109,8 @@ def test_a_changed_gradient_equals_central_differences(title, tmp_path):
     grad = pong_pg.game_gradient(model, (epx, np.array(eph), up - np.array(p), rewards), 0.99)
     assert list(grad) == list(model)
     e = 1e-5
-    for name, weights in model.items():
-        for flat in [np.abs(grad[name]).argmax(), *rng.integers(0, weights.size, 3)]:
+    for array, weights in model.items():
+        for flat in [np.abs(grad[array]).argmax(), *rng.integers(0, weights.size, 3)]:
             where = np.unravel_index(flat, weights.shape)
             before = weights[where]
             values = []
@@ -126,12 +119,12 @@ def test_a_changed_gradient_equals_central_differences(title, tmp_path):
                 values.append(objective())
             weights[where] = before
             difference = (values[0] - values[1]) / (2 * e)
-            assert grad[name][where] == pytest.approx(difference, rel=1e-4, abs=1e-5), name
+            assert grad[array][where] == pytest.approx(difference, rel=1e-4, abs=1e-5), array
 
 
 def test_adam_is_that_of_its_paper(tmp_path):
     """Kingma and Ba (2015), algorithm 1, for one weight."""
-    pong_pg = imported(changed(tmp_path / "changed.py", "Adam instead of RMSProp"))
+    pong_pg = imported(changed(tmp_path / "changed.py", "adam"))
     model = {"W": np.array([0.5])}
     cache = pong_pg.init_cache(model)
     theta, m, v = 0.5, 0.0, 0.0
@@ -142,6 +135,33 @@ def test_adam_is_that_of_its_paper(tmp_path):
         pong_pg.rmsprop_update(model, {"W": np.array([g])}, cache, 1e-3, 0.999)
         assert model["W"][0] == pytest.approx(theta, rel=1e-12)
     assert pong_pg.valid_cache(cache)
+
+
+def test_the_tool_writes_a_copy_but_never_over_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert change.main(["adam"]) == 0 and change.main(["crop", "--out", "my.py"]) == 0
+    said = "my.py is written. It trains with: python my.py --save my.p --log my.csv"
+    assert capsys.readouterr().out.splitlines()[1] == said
+    assert (tmp_path / "adam.py").read_text(encoding="utf-8") == change.apply("adam") != TEXT
+    (tmp_path / "adam.py").write_text("edited")
+    assert change.main(["adam"]) == 2
+    one_line(capsys.readouterr().err, "adam.py is there already: --out PATH", tool="change")
+    assert (tmp_path / "adam.py").read_text() == "edited"
+    for flags in ([], ["adamm"]):
+        with pytest.raises(SystemExit) as stop:
+            change.main(flags)
+        assert stop.value.code == 2
+        one_line(capsys.readouterr().err, "--help shows the names", tool="change")
+
+
+def test_a_change_that_does_not_fit_is_named_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(change, "ROOT", tmp_path)
+    (tmp_path / "pong_pg.py").write_text(TEXT.replace("epdlogp * advantage", "advantage * epdlogp"))
+    assert change.main(["entropy"]) == 2
+    message = "entropy does not fit: pong_pg.py was edited in game_gradient"
+    one_line(capsys.readouterr().err, message, tool="change")
+    assert files(tmp_path) == ["pong_pg.py"]
 
 
 def test_the_script_to_profile_runs(tmp_path):
