@@ -34,7 +34,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import queue
 import secrets
 import signal
 import stat
@@ -42,7 +41,6 @@ import sys
 import threading
 import time
 import traceback
-from concurrent import futures
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import connection, resource_tracker
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn
@@ -507,104 +505,97 @@ class Worker:
             cure = "try --workers 1; for a debugger or a profiler see docs/change_it.md"
             raise OSError(f"a worker process cannot be started: {error}: {cure}") from None
         theirs.close()  # so that the pipe ends when the worker does
+        self.idle = False  # not before it says that it is ready
+        self.seed: tuple | None = None  # of the game that it plays
         self.batch = 0  # the batch whose weights it has
 
-    def play(self, batch: int, model: dict, seed: tuple, gamma: float | None, on_point) -> Game:
-        """Has it play a game. Raises EOFError if it dies, UsageError and WorkerError."""
+    def start_game(self, batch: int, model: dict, seed: tuple, gamma: float | None) -> None:
+        """Sends it a game to play, and the weights if they are new to it."""
         weights = None if self.batch == batch else model
+        self.idle = False
+        self.seed = seed
         self.batch = batch
-        kind, content = self.ask(weights, seed, gamma)
-        while kind == "point":
-            on_point(seed[1], content)
-            kind, content = self.ask()
-        if kind == "refused":
-            raise UsageError(content)
-        if kind == "failed":
-            raise WorkerError(content)
-        return Game(*content)
-
-    def ask(self, *request: Any) -> tuple:
-        """Sends a request, if there is one, and waits for what the worker says next."""
-        try:
-            if request:
-                self.pipe.send(request)
-            return self.pipe.recv()
-        except OSError:
-            pass
-        raise EOFError  # out here, for that error's traceback holds buffers that Python then frees
+        with contextlib.suppress(OSError):  # it has died, which shows when its answer is awaited
+            self.pipe.send((weights, seed, gamma))
 
 
 class Workers:
-    """A player: `count` processes of this machine, and for each a thread that waits for it."""
+    """A player: `count` processes of this machine. They are started when the first game is."""
 
     def __init__(self, count: int, check_signals=None, show=False, on_point=None) -> None:
         # A worker's BLAS reads these as it starts. Two threads are slower, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[f"{blas}_THREADS"] = "1"
+        self.count = count
         self.check_signals = check_signals
         self.show = show
         self.on_point = on_point
-        self.threads = futures.ThreadPoolExecutor(count)
-        self.idle: queue.SimpleQueue = queue.SimpleQueue()
-        for _ in range(count):
-            self.idle.put(None)  # for a worker that is not started yet
-        self.started: list = []
+        self.workers: list = []
         self.batch = 0
         self.deaths = 0  # since the last finished game
-        self.closed = False
 
     def play(self, model: dict, seeds: list, gamma: float | None = None) -> Iterator[Game]:
         """Yields the game of each seed, in order. UsageError, WorkerError, OSError, Stopped."""
         self.batch += 1
-        games = []
+        waiting = list(seeds)
+        games: dict = {}
+        self.hand_out(waiting, model, gamma)
         for seed in seeds:
-            games.append(self.threads.submit(self.play_one, self.batch, model, seed, gamma))
-        try:
-            for game in games:
-                while not game.done():
-                    if self.check_signals is not None:
-                        self.check_signals()
-                    futures.wait([game], timeout=0.1)
-                yield game.result()
-        finally:
-            for game in games:
-                game.cancel()
+            while seed not in games:
+                if self.check_signals is not None:
+                    self.check_signals()
+                self.collect(waiting, games)
+                self.hand_out(waiting, model, gamma)
+            yield games.pop(seed)
 
-    def play_one(self, batch: int, model: dict, seed: tuple, gamma: float | None) -> Game:
-        """Plays a game on an idle worker. If that is killed, another plays the same game."""
-        worker = self.idle.get()
-        try:
-            while True:
-                if worker is None:
-                    worker = Worker(self.show)
-                    self.started.append(worker)
-                if self.closed:  # `close` may have missed it
-                    worker.process.kill()
-                try:
-                    game = worker.play(batch, model, seed, gamma, self.on_point)
-                    self.deaths = 0
-                    return game
-                except EOFError:
-                    self.count_death(worker)
-                    worker = None
-        finally:
-            self.idle.put(worker)
+    def hand_out(self, waiting: list, model: dict, gamma: float | None) -> None:
+        """Gives a waiting game to each idle worker. Starts the workers, and replaces dead ones."""
+        while len(self.workers) < self.count:
+            self.workers.append(Worker(self.show))
+        for worker in self.workers:
+            if worker.idle and waiting:
+                worker.start_game(self.batch, model, waiting.pop(0), gamma)
 
-    def count_death(self, worker: Worker) -> None:
+    def collect(self, waiting: list, games: dict) -> None:
+        """Receives what the workers say within a tenth of a second."""
+        busy = {worker.pipe: worker for worker in self.workers if not worker.idle}
+        speaking: list = connection.wait(list(busy), timeout=0.1)
+        for pipe in speaking:
+            worker = busy[pipe]
+            try:
+                kind, content = pipe.recv()
+            except (EOFError, OSError):
+                self.bury(worker, waiting)
+                continue
+            if kind == "point":
+                self.on_point(worker.seed[1], content)
+            elif kind == "refused":
+                raise UsageError(content)
+            elif kind == "failed":
+                raise WorkerError(content)
+            else:
+                worker.idle = True
+            if kind == "game" and worker.batch == self.batch:  # not of a batch that was given up
+                games[worker.seed] = Game(*content)
+                self.deaths = 0
+
+    def bury(self, worker: Worker, waiting: list) -> None:
+        """Has the game of a worker that was killed played again. OSError if there is no point."""
         worker.process.join()
-        self.started.remove(worker)
-        self.deaths += 1
+        self.workers.remove(worker)
+        if worker.seed is not None:
+            waiting.insert(0, worker.seed)
         status = worker.process.exitcode or 0
-        if self.closed or status > 0:  # nobody killed it, so a new one would exit too
+        if status > 0:  # nobody killed it, so a new one would exit too
             raise OSError(f"a worker process exited with status {status}")
+        self.deaths += 1
         if self.deaths > 30:
             raise OSError("31 worker processes died in a row: out of memory? try fewer --workers")
 
     def close(self) -> None:
-        self.closed = True
-        for worker in list(self.started):
+        for worker in self.workers:
             worker.process.kill()  # there is nothing in a worker to lose
-        self.threads.shutdown()
+            worker.process.join()
 
 
 def work(pipe: Any, show: bool) -> None:
@@ -624,19 +615,20 @@ def work(pipe: Any, show: bool) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     pong: Any = None
     model: Any = None
+    answer: tuple = ("ready", None)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
+            pipe.send(answer)
             weights, seed, gamma = pipe.recv()
             model = weights or model
             try:
                 pong = pong or Pong(show)
                 game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
-                answer: tuple = ("game", tuple(game))
+                answer = ("game", tuple(game))
             except UsageError as error:
                 answer = ("refused", str(error))
             except BaseException:  # of code that somebody has changed
                 answer = ("failed", traceback.format_exc())
-            pipe.send(answer)
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Worker processes: how many there are, what they do on an error, and that any of them may die."""
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -90,26 +91,33 @@ def test_a_parent_that_is_killed_leaves_no_worker_behind(tmp_path):
 def players(monkeypatch):
     """Workers that answer at once, or die if `players.deaths` says so; counted, none a process."""
 
-    class Player:
-        deaths, begun, shown, at_once = iter(()), 0, [], 0
+    class Player(pong_pg.Worker):
+        deaths, shown, at_once = iter(()), [], 0
         alive = set()
 
         def __init__(self, show):
             Player.shown.append(show)
             Player.alive.add(self)
             Player.at_once = max(Player.at_once, len(Player.alive))
+            self.pipe, self.theirs = multiprocessing.Pipe()
+            self.theirs.send(("ready", None))
+            self.idle, self.seed, self.batch = False, None, 0
             self.process = self
             self.exitcode = -signal.SIGKILL
 
-        def play(self, batch, model, seed, gamma, on_point):
+        def start_game(self, batch, model, seed, gamma):
+            super().start_game(batch, model, seed, gamma)
             if next(Player.deaths, False):
-                raise EOFError
-            return pong_pg.Game([], seed)
+                self.kill()
+            elif self in Player.alive:
+                self.theirs.send(("game", ([batch], seed)))
 
         def kill(self):
             Player.alive.discard(self)
+            self.theirs.close()
 
-        join = kill
+        def join(self):
+            assert self not in Player.alive
 
     monkeypatch.setattr(pong_pg, "Worker", Player)
     return Player
@@ -149,6 +157,23 @@ def test_deaths_are_counted_from_the_last_game_that_came_home(players):
         players.deaths = iter(31 * [True])
         with pytest.raises(OSError, match="died in a row"):
             play(workers, 1)
+
+
+def test_a_worker_that_dies_between_two_batches_is_replaced(players):
+    with contextlib.closing(pong_pg.Workers(2)) as workers:
+        assert play(workers, 4) == [0, 1, 2, 3]
+        for worker in list(players.alive):
+            worker.kill()
+        assert play(workers, 4) == [0, 1, 2, 3]
+    assert len(players.shown) == 4
+
+
+def test_a_game_of_a_batch_that_was_given_up_is_not_taken_for_one_of_the_next(players):
+    with contextlib.closing(pong_pg.Workers(2)) as workers:
+        given_up = workers.play({}, range(4))
+        next(given_up)
+        given_up.close()
+        assert [game.points for game in workers.play({}, range(4))] == 4 * [[2]]
 
 
 def test_a_player_and_an_emulator_made_with_their_defaults_show_nothing(players, monkeypatch):
