@@ -506,15 +506,16 @@ class Worker:
             raise OSError(f"a worker process cannot be started: {error}: {cure}") from None
         theirs.close()  # so that the pipe ends when the worker does
         self.idle = False  # not before it says that it is ready
-        self.seed: tuple | None = None  # of the game that it plays
+        self.task: Any = None  # the game that it plays: its place in the batch, its seed
         self.batch = 0  # the batch whose weights it has
 
-    def start_game(self, batch: int, model: dict, seed: tuple, gamma: float | None) -> None:
+    def start_game(self, batch: int, model: dict, task: tuple, gamma: float | None) -> None:
         """Sends it a game to play, and the weights if they are new to it."""
         weights = None if self.batch == batch else model
         self.idle = False
-        self.seed = seed
+        self.task = task
         self.batch = batch
+        _, seed = task
         with contextlib.suppress(OSError):  # it has died, which shows when its answer is awaited
             self.pipe.send((weights, seed, gamma))
 
@@ -537,16 +538,16 @@ class Workers:
     def play(self, model: dict, seeds: list, gamma: float | None = None) -> Iterator[Game]:
         """Yields the game of each seed, in order. UsageError, WorkerError, OSError, Stopped."""
         self.batch += 1
-        waiting = list(seeds)
+        waiting = list(enumerate(seeds))
         games: dict = {}
         self.hand_out(waiting, model, gamma)
-        for seed in seeds:
-            while seed not in games:
+        for place in range(len(seeds)):
+            while place not in games:
                 if self.check_signals is not None:
                     self.check_signals()
                 self.collect(waiting, games)
                 self.hand_out(waiting, model, gamma)
-            yield games.pop(seed)
+            yield games.pop(place)
 
     def hand_out(self, waiting: list, model: dict, gamma: float | None) -> None:
         """Gives a waiting game to each idle worker. Starts the workers, and replaces dead ones."""
@@ -567,24 +568,26 @@ class Workers:
             except (EOFError, OSError):
                 self.bury(worker, waiting)
                 continue
-            if kind == "point":
-                self.on_point(worker.seed[1], content)
-            elif kind == "refused":
+            if kind == "refused":
                 raise UsageError(content)
-            elif kind == "failed":
+            if kind == "failed":
                 raise WorkerError(content)
-            else:
-                worker.idle = True
+            if kind == "point":
+                _, (_, game) = worker.task
+                self.on_point(game, content)
+                continue
+            worker.idle = True
             if kind == "game" and worker.batch == self.batch:  # not of a batch that was given up
-                games[worker.seed] = Game(*content)
+                place, _ = worker.task
+                games[place] = Game(*content)
                 self.deaths = 0
 
     def bury(self, worker: Worker, waiting: list) -> None:
         """Has the game of a worker that was killed played again. OSError if there is no point."""
         worker.process.join()
         self.workers.remove(worker)
-        if worker.seed is not None:
-            waiting.insert(0, worker.seed)
+        if worker.task is not None:
+            waiting.insert(0, worker.task)
         status = worker.process.exitcode or 0
         if status > 0:  # nobody killed it, so a new one would exit too
             raise OSError(f"a worker process exited with status {status}")

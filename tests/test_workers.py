@@ -101,16 +101,16 @@ def players(monkeypatch):
             Player.at_once = max(Player.at_once, len(Player.alive))
             self.pipe, self.theirs = multiprocessing.Pipe()
             self.theirs.send(("ready", None))
-            self.idle, self.seed, self.batch = False, None, 0
+            self.idle, self.task, self.batch = False, None, 0
             self.process = self
             self.exitcode = -signal.SIGKILL
 
-        def start_game(self, batch, model, seed, gamma):
-            super().start_game(batch, model, seed, gamma)
+        def start_game(self, batch, model, task, gamma):
+            super().start_game(batch, model, task, gamma)
             if next(Player.deaths, False):
                 self.kill()
             elif self in Player.alive:
-                self.theirs.send(("game", ([batch], seed)))
+                self.theirs.send(("game", ([batch], task[1])))
 
         def kill(self):
             Player.alive.discard(self)
@@ -126,6 +126,11 @@ def players(monkeypatch):
 def play(workers, games):
     """Plays numbered games; gives their numbers."""
     return [game.steps for game in workers.play({}, range(games))]
+
+
+def test_a_seed_may_come_twice(players):
+    with contextlib.closing(pong_pg.Workers(2)) as workers:
+        assert [game.steps for game in workers.play({}, [5, 5, 7, 5])] == [5, 5, 7, 5]
 
 
 def test_workers_is_an_upper_limit(players):
