@@ -170,12 +170,37 @@ def test_the_pictures_of_the_results_have_words_and_no_file_names(tmp_path, monk
     kept, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
     assert draw("pictures", "--out", tmp_path) == 0
-    names = {"how-long.png", "agent.png", "blog-rate.png", "algorithms.png"}
+    names = {"how-long.png", "agent.png", "blog-rate.png", "algorithms.png", "changes.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
     for figure in kept:
         words = [text.get_text() for text in figure.findobj(Text)]
         assert figure.texts[0].get_text() and not [word for word in words if ".csv" in word]
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 10
+
+
+def test_a_change_is_drawn_over_the_band_of_the_method_unchanged(tmp_path, monkeypatch):
+    kept, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
+    means = {"a-seed-1": -16, "a-seed-2": -13, "b-seed-1": -12, "b-seed-2": -8, "c-seed-1": -17}
+    made = {
+        name: make_log(tmp_path / f"{name}.csv", np.linspace(-20, end, 40), 9)
+        for name, end in means.items()
+    }
+    unchanged, changed, other = (
+        logs.Run(f"method {label}", tuple(sorted(tmp_path.glob(f"{label}-*.csv"))), batch=2)
+        for label in "abc"
+    )
+    figures.draw_changes(tmp_path / "changes.png", unchanged, [changed, other])
+    first, second, empty = kept[0].axes
+    assert [points(line) for line in first.lines] == [
+        np.transpose([made[f"b-seed-{seed}"]["steps"], np.linspace(-20, end, 40)]).tolist()
+        for seed, end in ((1, -12), (2, -8))
+    ]
+    assert (first.get_title(), second.get_title()) == ("method b", "method c")
+    (band,) = second.collections
+    x, y = band.get_paths()[0].vertices.T
+    at_end = y[x == x.max()]
+    assert (at_end.min(), at_end.max()) == pytest.approx((-16, -13)) and not empty.axison
 
 
 def test_a_line_that_is_being_written_does_not_count(tmp_path):

@@ -58,6 +58,15 @@ def test_the_name_of_a_log_tells_its_cores_batch_and_seed(tmp_path):
         logs.recipes(tmp_path)
 
 
+def test_the_name_of_a_log_tells_its_change_and_seed(tmp_path):
+    for name in "change-grey-seed-10", "change-adam-seed-11", "change-adam-seed-10":
+        write_log(tmp_path / f"{name}.csv", [-20, -19], [1000, 2000])
+    adam, grey = logs.changes(tmp_path)  # as on their page
+    assert (adam.label, adam.cores, adam.batch) == ("Adam instead of RMSProp", 2, 2)
+    assert [logs.seed_of(path) for path in adam.paths] == ["10", "11"]
+    assert grey.label == "Grey frames of the whole screen"
+
+
 def test_a_score_is_come_up_to_from_below():
     mean = np.array([-19.0, -20.0, -19.5, -19.0, -20.0, -18.0])
     assert logs.first_up_to(-19, mean) == 3 and logs.first_up_to(-18.5, mean) == 5
@@ -87,6 +96,25 @@ def test_tables_by_hand(run):
     rows = tables.normal_table([run]).splitlines()
     assert rows[0].startswith("| running mean after | 250 games |")
     assert rows[2] == "| mine, seed 1 | – | – | – | – | – | – | – |"
+
+
+def test_a_change_is_bold_where_all_its_seeds_are_outside_the_range(tmp_path):
+    def run(label, scores):
+        """Logs of games that take half a million steps each, with these scores."""
+        paths = []
+        for seed, of_a_seed in enumerate(scores):
+            paths.append(tmp_path / f"{label}-seed-{seed}.csv")
+            write_log(paths[-1], of_a_seed, [500_000] * len(of_a_seed), of_a_seed)
+        return logs.Run(label, tuple(paths), batch=2)
+
+    unchanged = run("unchanged", [[-20, -18, -10, -8, -3, -3], [-21, -19, -11, -9, -4, -4]])
+    better = run("better", [[-20, -18, -8, -8, 0], [-19, -19, -6, -8]])
+    worse = run("worse", [[-20, -20, -14, -12, -3, -5]])
+    assert tables.changes_table(unchanged, [better, worse]).splitlines()[2:] == [
+        "| the method unchanged | -20.0 to -19.0 | -10.0 to -9.0 | -4.0 to -3.0 |",
+        "| better, seeds 0 to 1 | -19.0 | **-7.5** | – |",
+        "| worse, seed 0 | -20.0 | **-13.0** | -4.0 |",
+    ]
 
 
 def test_a_median_has_its_range():
@@ -152,7 +180,7 @@ def test_every_log_and_picture_is_on_a_page_and_no_picture_is_large():
 def test_a_page_of_docs_shows_its_own_pictures_only():
     """docs/ has no picture of results, and results/ none of docs."""
     page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    assert "](../docs/" not in page
+    assert not re.search(r"!\[[^]]*\]\(\.\./docs/", page)
     for picture in (ROOT / "results").glob("*.png"):
         assert f"({picture.name})" in page or picture.name == "algorithms.png"  # of examples/
 

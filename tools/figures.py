@@ -21,6 +21,7 @@ import importlib
 import io
 import os
 import sys
+import textwrap
 from math import inf
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from tools.logs import (
     RESULTS,
     SPEED,
     Run,
+    changes,
     first_up_to,
     read_run,
     recipes,
@@ -141,9 +143,40 @@ def draw_panels(out, curves, units, title="", ends=None):
     if not alone:
         names = panels[0].legend(loc="upper left", fontsize=11, frameon=False)
         names.set_in_layout(False)  # a long name may reach into the other panel
+    save_figure(out, figure)
+
+
+def save_figure(out, figure):
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write(out, picture.getvalue())
+
+
+def draw_changes(out, unchanged, runs):
+    """Draws each changed method's running mean, a line a seed, over the unchanged one's band."""
+    mpl = need("matplotlib", "matplotlib.figure")
+    rows = -(-len(runs) // 3)
+    figure = mpl.Figure((7.5, 0.8 + 2.1 * rows), dpi=200, layout="constrained")
+    figure.suptitle(
+        "Blue: with one change to the method. Grey: without it, three seeds", fontsize=12
+    )
+    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    logs = [log for run in runs for log in read_run(run)]
+    end = max(log["steps"][-1] for log in logs)
+    x, low, _, high = spread(read_run(unchanged), "steps")
+    for axes, run in zip(panels.flat, runs):
+        axes.fill_between(x[x <= end], low[x <= end], high[x <= end], color="0.7", lw=0)
+        for log, (_, line, _) in zip(read_run(run), STYLES):
+            axes.plot(log["steps"], log["running_mean"], ls=line, lw=1.5, color=f"#{BLUE:06x}")
+        axes.set_title(textwrap.fill(run.label, 24), fontsize=11)
+        axes.set(xlim=(0, end), ylim=(-21.5, max(-4.5, high[x <= end].max() + 1)))
+        axes.tick_params(labelsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels.flat[len(runs) :]:
+        axes.set_axis_off()
+    figure.supxlabel("million steps", fontsize=12)
+    figure.supylabel("running mean of the score", fontsize=12)
+    save_figure(out, figure)
 
 
 def draw_pictures(args):
@@ -171,6 +204,8 @@ def draw_pictures(args):
     ends = [games, blog["steps"][-1]]
     shown = [curves[AGENT], curves[BLOG_RATE]]
     draw_panels(folder / "blog-rate.png", shown, ["games", "steps"], title, ends)
+
+    draw_changes(folder / "changes.png", fast[0], changes())
 
     title = f"PPO reaches an even score in {median(PPO, 'steps'):.0f} million steps, "
     title += f"REINFORCE in {median(fast[0], 'steps'):.0f}"

@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from pong_pg import UsageError
+from tools.change import CHANGES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -57,6 +58,25 @@ def recipes(folder=RESULTS) -> list:
         paths = tuple(path for _, path in sorted(logs))
         runs.append(Run(f"fast recipe on {cores} cores", paths, cores, batch))
     return runs
+
+
+def changes(folder=RESULTS) -> list:
+    """The runs of copies with a change whose logs are in `folder`, in the order of their page.
+
+    They play the fast recipe for two cores. A log is called change-NAME-seed-S.csv.
+    """
+    runs = []
+    for name, title in CHANGES.items():
+        paths = tuple(sorted(Path(folder).glob(f"change-{name}-seed-*.csv")))
+        if paths:
+            runs.append(Run(title, paths, batch=2))
+    return runs
+
+
+def by_million(log) -> list:
+    """The mean score of the games that ended in each whole million steps of a log."""
+    million = np.ceil(log["steps"])
+    return [log["score"][million == n].mean() for n in range(1, int(log["steps"][-1]) + 1)]
 
 
 def seed_of(path) -> str:

@@ -19,6 +19,8 @@ from tools.logs import (
     BLOG_RATE,
     PPO,
     ROOT,
+    by_million,
+    changes,
     first_up_to,
     read_run,
     recipes,
@@ -85,11 +87,28 @@ def algorithms_table() -> str:
     return markdown(["until", *map(str, SCORES)], rows)
 
 
-TABLES = {
+def changes_table(unchanged=None, runs=None) -> str:
+    """Mean score in each million steps; bold where no seed is within the unchanged method's."""
+    runs = runs or changes()
+    most = max(len(by_million(log)) for run in runs for log in read_once(run))
+    scores = [by_million(log) for log in read_once(unchanged or recipes()[0])]
+    ranges = [(min(found), max(found)) for found in zip(*scores)][:most]
+    rows = [["the method unchanged", *(f"{low:.1f} to {high:.1f}" for low, high in ranges)]]
+    for run in runs:
+        row = [f"{run.label}, {seeds(run)}"]
+        for found, (low, high) in zip(zip(*map(by_million, read_once(run))), ranges):
+            outside = max(found) < low or min(found) > high
+            row.append(f"**{np.mean(found):.1f}**" if outside else f"{np.mean(found):.1f}")
+        rows.append(row + ["–"] * (most + 1 - len(row)))
+    return markdown(["mean score in million", *map(str, range(1, most + 1))], rows)
+
+
+TABLES: dict = {
     "minutes": minutes_table,
     "seeds": seeds_table,
     "normal": normal_table,
     "algorithms": algorithms_table,
+    "changes": changes_table,
 }
 
 
