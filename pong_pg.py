@@ -573,8 +573,8 @@ class Workers:
             if kind == "failed":
                 raise WorkerError(content)
             if kind == "point":
-                _, (_, game) = worker.task
-                self.on_point(game, content)
+                _, seed = worker.task
+                self.on_point(seed[1], content)
                 continue
             worker.idle = True
             if kind == "game" and worker.batch == self.batch:  # not of a batch that was given up

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT, files, one_line, refused, run_script
+from helpers import ROOT, SCRIPT, SMALL, edited, files, one_line, refused, run_script
 
 import pong_pg
 
@@ -217,6 +217,20 @@ def test_render_shows_the_game_and_changes_nothing_else(short_run, tmp_path):
     assert (run.returncode, error) == (130, "")
     assert shown == (short_run / "stdout").read_text().splitlines(keepends=True)[:3]
     assert shown[1].startswith("ep 0: game finished, reward: ")
+
+
+def test_an_evaluation_is_shown_as_well(short_run, tmp_path):
+    screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
+    script = edited(tmp_path / "short.py", SMALL[0])
+    flags = "--evaluate 2 --seed 8 --render".split()
+    done = run_script(*flags, cwd=short_run, script=script, env=screen)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    for game in 0, 1:
+        (total,) = (line for line in lines if line.startswith(f"game {game}: "))
+        points = [line for line in lines if line.startswith(f"ep {game}: game finished, reward: ")]
+        assert points and lines.index(points[-1]) < lines.index(total)
+        assert sum(float(line.split()[5]) for line in points) == float(total.split()[2])
 
 
 @pytest.mark.parametrize("flags, points", [([], 2), (["--render"], 0)])
