@@ -155,12 +155,12 @@ def save_figure(out, figure):
 def draw_changes(out, unchanged, runs):
     """Draws each changed method's running mean, a line a seed, over the unchanged one's band."""
     mpl = need("matplotlib", "matplotlib.figure")
-    rows = -(-len(runs) // 3)
+    rows = -(-len(runs) // 4)
     figure = mpl.Figure((7.5, 0.8 + 2.1 * rows), dpi=200, layout="constrained")
     figure.suptitle(
         "Blue: with one change to the method. Grey: without it, three seeds", fontsize=12
     )
-    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
     logs = [log for run in runs for log in read_run(run)]
     end = max(log["steps"][-1] for log in logs)
     x, low, _, high = spread(read_run(unchanged), "steps")
@@ -168,9 +168,9 @@ def draw_changes(out, unchanged, runs):
         axes.fill_between(x[x <= end], low[x <= end], high[x <= end], color="0.7", lw=0)
         for log, (_, line, _) in zip(read_run(run), STYLES):
             axes.plot(log["steps"], log["running_mean"], ls=line, lw=1.5, color=f"#{BLUE:06x}")
-        axes.set_title(textwrap.fill(run.label, 24), fontsize=11)
-        axes.set(xlim=(0, end), ylim=(-21.5, max(-4.5, high[x <= end].max() + 1)))
-        axes.tick_params(labelsize=11)
+        axes.set_title(textwrap.fill(run.label, 19), fontsize=10)
+        axes.set(xlim=(0, end), ylim=(-21.5, high[x <= end].max() + 1))
+        axes.tick_params(labelsize=11, labelbottom=True)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels.flat[len(runs) :]:
         axes.set_axis_off()
