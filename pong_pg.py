@@ -583,13 +583,13 @@ class Workers:
                 self.deaths = 0
 
     def bury(self, worker: Worker, waiting: list) -> None:
-        """Has the game of a worker that was killed played again. OSError if there is no point."""
+        """Has the game of a dead worker played again. OSError where a new one would die, too."""
         worker.process.join()
         self.workers.remove(worker)
         if worker.task is not None:
             waiting.insert(0, worker.task)
         status = worker.process.exitcode or 0
-        if status > 0:  # nobody killed it, so a new one would exit too
+        if status > 0:  # nobody killed it
             raise OSError(f"a worker process exited with status {status}")
         self.deaths += 1
         if self.deaths > 30:

@@ -1,8 +1,10 @@
 """Writes a copy of pong_pg.py with a change of docs/change_it.md in it, to train and compare.
 
-python tools/change.py adam                    # writes adam.py
-python adam.py --save adam.p --log adam.csv    # trains it
-python tools/change.py grey --out my.py        # under another name
+    python tools/change.py adam                    # writes adam.py
+    python adam.py --save adam.p --log adam.csv    # trains it
+    python tools/change.py grey --out my.py        # under another name
+
+`--help` lists the names.
 """
 
 import argparse
