@@ -586,7 +586,7 @@ class Workers:
         """Has the game of a dead worker played again. OSError where a new one would die, too."""
         worker.process.join()
         self.workers.remove(worker)
-        if worker.task is not None:
+        if worker.batch == self.batch:  # and not one that was given up
             waiting.insert(0, worker.task)
         status = worker.process.exitcode or 0
         if status > 0:  # nobody killed it

@@ -181,6 +181,17 @@ def test_a_game_of_a_batch_that_was_given_up_is_not_taken_for_one_of_the_next(pl
         assert [game.points for game in workers.play({}, range(4))] == 4 * [[2]]
 
 
+def test_a_worker_that_dies_with_a_game_that_was_given_up_leaves_it_so(players):
+    with contextlib.closing(pong_pg.Workers(1)) as workers:
+        given_up = workers.play({}, [7, 8])
+        next(given_up)
+        given_up.close()
+        (worker,) = players.alive
+        worker.pipe.recv()  # so its last word is not heard
+        worker.kill()
+        assert play(workers, 2) == [0, 1]
+
+
 def test_a_player_and_an_emulator_made_with_their_defaults_show_nothing(players, monkeypatch):
     with contextlib.closing(pong_pg.Workers(1)) as workers:
         play(workers, 1)
