@@ -337,4 +337,4 @@ def test_under_a_profiler_one_line_says_what_failed(tmp_path, quick):
 
 
 def test_under_a_debugger_it_plays(tmp_path, quick):
-    assert "saved save.p: 2 games" in under("pdb -c continue -c quit", quick, tmp_path)
+    assert "saved save.p: 2 games" in under("pdb -c continue -c quit --", quick, tmp_path)
