@@ -42,8 +42,8 @@ def checkpoint(tmp_path, monkeypatch):
 
 
 def test_the_recipe_is_the_one_for_as_many_cores_or_fewer():
-    chosen = {cores: fast.choose(cores) for cores in (1, 2, 3, 7, 8, 64)}
-    assert (chosen[1], chosen[2], chosen[3], chosen[8]) == (2, 2, 2, 8)
+    chosen = {cores: fast.choose(cores) for cores in (1, 2, 3, 4, 7, 8, 64)}
+    assert list(chosen.values()) == [2, 2, 2, 4, 4, 8, 8]
     for cores, recipe in chosen.items():
         assert recipe in fast.RECIPES and (recipe <= cores or cores == 1)
 
@@ -87,6 +87,14 @@ def test_a_dry_run_runs_nothing(ran, capsys):
     assert capsys.readouterr().out.count("python pong_pg.py ") == len(fast.RECIPES[8])
 
 
+def test_a_recipe_that_serves_other_cores_too_was_measured_for_them():
+    played = {run.cores: run for run in logs.recipes()}
+    runs = {run.cores: run for run in fast.measured()}
+    assert list(runs) == [2, 4, 8] == list(fast.RECIPES)
+    assert runs[2] == played[2] and runs[8] == played[8]
+    assert runs[4] == played[8]._replace(cores=4, label="fast recipe on 4 cores")
+
+
 def test_the_forecast_is_by_the_logs():
     logged = [logs.read_log(path) for path in logs.recipes()[0].paths]
     evens = [logs.first_up_to(0, log["running_mean"]) for log in logged]
@@ -99,7 +107,7 @@ def test_the_forecast_is_by_the_logs():
         told = f"some {median} minutes to an even score ({low} to {high} were measured)"
         assert fast.forecast(2, 2, games) == told
     assert "some 6" in fast.forecast(2, 1, 0)  # on one core it takes nearly twice as long
-    assert fast.forecast(2, 2, 9000) == "no run was measured from here"
+    assert fast.forecast(2, 2, 9000) == "no run was measured from here to an even score"
 
 
 @pytest.mark.parametrize(

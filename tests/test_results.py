@@ -87,7 +87,7 @@ def run(tmp_path):
 
 def test_tables_by_hand(run):
     assert tables.minutes_table([run]).splitlines()[2:] == [
-        "| mine, seeds 1 to 2 | 2 | 2 (2 to 3) | 2 (2 to 3) | – (3 to –) | – (3 to –) |"
+        "| mine, seeds 1 and 2 | 2 | 2 (2 to 3) | 2 (2 to 3) | – (3 to –) | – (3 to –) |"
     ]
     assert tables.seeds_table([run]).splitlines()[2:] == [
         "| mine, seed 1 | 3 games, 2 min | 4 games, 2 min | 5 games, 3 min | 6 games, 3 min |",
@@ -112,7 +112,7 @@ def test_a_change_is_bold_where_all_its_seeds_are_outside_the_range(tmp_path):
     worse = run("worse", [[-20, -20, -14, -12, -3, -5]])
     assert tables.changes_table(unchanged, [better, worse]).splitlines()[2:] == [
         "| the method unchanged | -20.0 to -19.0 | -10.0 to -9.0 | -4.0 to -3.0 |",
-        "| better, seeds 0 to 1 | -19.0 | **-7.5** | – |",
+        "| better, seeds 0 and 1 | -19.0 | **-7.5** | – |",
         "| worse, seed 0 | -20.0 | **-13.0** | -4.0 |",
     ]
 

@@ -25,18 +25,17 @@ from tools.logs import first_up_to, minutes_on, read_log, recipes
 
 # Cores -> legs: how many games each plays (None: until it is stopped), and its flags. More games in
 # a batch need a larger learning rate, for there are fewer updates, and a shorter memory of RMSProp.
-RECIPES = {
-    2: [
-        (800, "--batch-size 2 --learning-rate 2e-3 --decay-rate 0.9"),
-        (2500, "--learning-rate 1e-3 --gamma 0.998 --decay-rate 0.95"),
-        (None, "--learning-rate 3e-4 --gamma 0.99"),
-    ],
-    8: [
-        (800, "--batch-size 8 --learning-rate 2.8e-3 --decay-rate 0.8"),
-        (1400, "--learning-rate 1.4e-3 --decay-rate 0.9 --gamma 0.998"),
-        (None, "--learning-rate 5e-4 --decay-rate 0.9 --gamma 0.99"),
-    ],
-}
+BATCH_OF_2 = [
+    (800, "--batch-size 2 --learning-rate 2e-3 --decay-rate 0.9"),
+    (2500, "--learning-rate 1e-3 --gamma 0.998 --decay-rate 0.95"),
+    (None, "--learning-rate 3e-4 --gamma 0.99"),
+]
+BATCH_OF_8 = [
+    (800, "--batch-size 8 --learning-rate 2.8e-3 --decay-rate 0.8"),
+    (2500, "--learning-rate 1.4e-3 --gamma 0.998 --decay-rate 0.9"),
+    (None, "--learning-rate 5e-4 --gamma 0.99"),
+]
+RECIPES = {2: BATCH_OF_2, 4: BATCH_OF_8, 8: BATCH_OF_8}
 
 
 SET_HERE = "batch_size", "learning_rate", "gamma", "decay_rate", "episodes", "evaluate"
@@ -61,6 +60,16 @@ def commands(recipe: int, games: float) -> list:
     return found
 
 
+def measured() -> list:
+    """The runs in results/ as they are on each number of cores that has a recipe."""
+    return [
+        run._replace(cores=cores, label=f"fast recipe on {cores} cores")
+        for cores, legs in RECIPES.items()
+        for run in recipes()
+        if RECIPES.get(run.cores) == legs
+    ]
+
+
 def begun(path, recipe: int) -> int:
     """The games that a checkpoint has played, or 0 where there is none. Raises UsageError."""
     if not os.path.exists(path):
@@ -77,7 +86,7 @@ def begun(path, recipe: int) -> int:
 def forecast(recipe: int, cores: int, games: int) -> str:
     """How long it is to an even score after so many games, by the recipe's logs in results/."""
     left = []
-    for run in recipes():
+    for run in measured():
         if run.cores == recipe:
             for log in map(read_log, run.paths):
                 even = first_up_to(0, log["running_mean"])
@@ -85,7 +94,7 @@ def forecast(recipe: int, cores: int, games: int) -> str:
                 if even is not None and games <= even:
                     left.append(minutes[even] - (minutes[games - 1] if games else 0))
     if not left:
-        return "no run was measured from here"
+        return "no run was measured from here to an even score"
     low, median, high = min(left), np.median(left), max(left)
     return f"some {median:.0f} minutes to an even score ({low:.0f} to {high:.0f} were measured)"
 

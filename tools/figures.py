@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pong_pg
 from pong_pg import UsageError
 from tools import tables
+from tools.fast import measured
 from tools.logs import (
     AGENT,
     BLOG_RATE,
@@ -181,14 +182,15 @@ def draw_changes(out, unchanged, runs):
 
 def draw_pictures(args):
     """The curves in results/, with titles that say what the logs say."""
-    folder, fast = Path(args.out), recipes()
+    folder, fast = Path(args.out), measured()
     curves = {run: (legend(run), read_run(run)) for run in (BLOG_RATE, AGENT, PPO, *fast)}
 
     def median(run, unit, score=0):
         return np.median([tables.reached(log, score, unit) for log in curves[run][1]])
 
-    times = [f"{median(run, 'minutes'):.0f} minutes on {run.cores} cores" for run in fast]
-    title = f"An even score after {', '.join(times)}"
+    score = max(s for s in tables.SCORES if all(median(run, "minutes", s) < inf for run in fast))
+    times = [f"{median(run, 'minutes', score):.0f} on {run.cores} cores" for run in fast]
+    title = f"Minutes to {score or 'an even score'}: {', '.join(times)}"
     shown = [curves[run] for run in (*fast, BLOG_RATE)]
     draw_panels(folder / "how-long.png", shown, ["minutes"], title, [60])
 

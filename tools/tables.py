@@ -14,6 +14,7 @@ from math import inf
 import numpy as np
 
 from pong_pg import UsageError
+from tools.fast import measured
 from tools.logs import (
     AGENT,
     BLOG_RATE,
@@ -40,7 +41,7 @@ read_once = functools.lru_cache(maxsize=None)(read_run)
 def minutes_table(runs=None) -> str:
     """Minutes until the running mean came to SCORES: the median of the seeds, and their range."""
     rows = []
-    for run in runs or [BLOG_RATE, *recipes()]:
+    for run in runs or [BLOG_RATE, *measured()]:
         logs = read_once(run)
         cells = [median_and_range([reached(log, s, "minutes") for log in logs]) for s in SCORES]
         label = run.label.replace(f" on {run.cores} cores", "")  # they have a column
@@ -133,7 +134,9 @@ def median_and_range(values, form="{:.0f}") -> str:
 def seeds(run) -> str:
     """Such as "seeds 10 to 12", of the logs of a run."""
     numbers = [seed_of(path) for path in run.paths]
-    return f"seed {numbers[0]}" if len(numbers) == 1 else f"seeds {numbers[0]} to {numbers[-1]}"
+    if len(numbers) == 1:
+        return f"seed {numbers[0]}"
+    return f"seeds {numbers[0]} {'and' if len(numbers) == 2 else 'to'} {numbers[-1]}"
 
 
 def row_label(run, path) -> str:
