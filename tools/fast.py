@@ -32,8 +32,7 @@ BATCH_OF_2 = [
 ]
 BATCH_OF_8 = [
     (800, "--batch-size 8 --learning-rate 2.8e-3 --decay-rate 0.8"),
-    (2500, "--learning-rate 1.4e-3 --gamma 0.998 --decay-rate 0.9"),
-    (None, "--learning-rate 5e-4 --gamma 0.99"),
+    (None, "--learning-rate 1.4e-3 --gamma 0.998 --decay-rate 0.9"),
 ]
 RECIPES = {2: BATCH_OF_2, 4: BATCH_OF_8, 8: BATCH_OF_8}
 
