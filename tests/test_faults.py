@@ -220,3 +220,12 @@ def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(shor
     assert files(folder) == ["log.csv", "save.p"]
     for name in files(folder):
         assert sha256(folder / name) == sha256(short_run / name)
+
+
+def test_a_link_stays_a_link_and_the_file_that_it_names_is_written(tmp_path):
+    disk, link = tmp_path / "disk", tmp_path / "save.p"
+    disk.mkdir()
+    (disk / "save.p").write_bytes(b"old")
+    link.symlink_to(disk / "save.p")
+    pong_pg.write_atomically(str(link), b"new")
+    assert link.is_symlink() and (disk / "save.p").read_bytes() == b"new"
