@@ -4,7 +4,16 @@ import shlex
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL_MODULE, InThisProcess, games_in, make_model, run_here, run_script
+from helpers import (
+    ROOT,
+    SMALL_MODULE,
+    InThisProcess,
+    games_in,
+    make_model,
+    run_here,
+    run_script,
+    write_log,
+)
 
 import pong_pg
 from tools import fast, logs
@@ -108,6 +117,15 @@ def test_the_forecast_is_by_the_logs():
         assert fast.forecast(2, 2, games) == told
     assert "some 6" in fast.forecast(2, 1, 0)  # on one core it takes nearly twice as long
     assert fast.forecast(2, 2, 9000) == "no run was measured from here to an even score"
+
+
+def test_the_forecast_names_the_seeds_that_did_not_get_there(tmp_path, monkeypatch):
+    paths = tmp_path / "seed-1.csv", tmp_path / "seed-2.csv"
+    for path, last in zip(paths, (1, -1)):
+        write_log(path, [-21, -5, last], [4750 * 60] * 3)
+    monkeypatch.setattr(fast, "measured", lambda: [logs.Run("mine", paths, batch=1)])
+    told = "some 3 minutes to an even score (3 to 3 were measured; 1 more did not get there)"
+    assert fast.forecast(2, 2, 0) == told
 
 
 @pytest.mark.parametrize(

@@ -84,18 +84,22 @@ def begun(path, recipe: int) -> int:
 
 def forecast(recipe: int, cores: int, games: int) -> str:
     """How long it is to an even score after so many games, by the recipe's logs in results/."""
-    left = []
+    left, not_there = [], 0
     for run in measured():
         if run.cores == recipe:
             for log in map(read_log, run.paths):
                 even = first_up_to(0, log["running_mean"])
                 minutes = minutes_on(cores, log["length"], run.batch)
-                if even is not None and games <= even:
+                if even is None:
+                    not_there += 1
+                elif games <= even:
                     left.append(minutes[even] - (minutes[games - 1] if games else 0))
     if not left:
         return "no run was measured from here to an even score"
     low, median, high = min(left), np.median(left), max(left)
-    return f"some {median:.0f} minutes to an even score ({low:.0f} to {high:.0f} were measured)"
+    besides = f"; {not_there} more did not get there" if not_there else ""
+    told = f"({low:.0f} to {high:.0f} were measured{besides})"
+    return f"some {median:.0f} minutes to an even score {told}"
 
 
 def parse_arguments(argv=None):
