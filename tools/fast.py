@@ -34,8 +34,11 @@ BATCH_OF_8 = [
     (800, "--batch-size 8 --learning-rate 2.8e-3 --decay-rate 0.8"),
     (None, "--learning-rate 1.4e-3 --gamma 0.998 --decay-rate 0.9"),
 ]
-RECIPES = {2: BATCH_OF_2, 4: BATCH_OF_8, 8: BATCH_OF_8}
-
+BATCH_OF_16 = [
+    (800, "--batch-size 16 --learning-rate 4e-3 --decay-rate 0.64"),
+    (None, "--learning-rate 2e-3 --gamma 0.998 --decay-rate 0.81"),
+]
+RECIPES = {2: BATCH_OF_2, 4: BATCH_OF_8, 8: BATCH_OF_8, 16: BATCH_OF_16}
 
 SET_HERE = "batch_size", "learning_rate", "gamma", "decay_rate", "episodes", "evaluate"
 
@@ -96,10 +99,9 @@ def forecast(recipe: int, cores: int, games: int) -> str:
                     left.append(minutes[even] - (minutes[games - 1] if games else 0))
     if not left:
         return "no run was measured from here to an even score"
-    low, median, high = min(left), np.median(left), max(left)
+    told = f"{min(left):.0f} to {max(left):.0f} were" if len(left) > 1 else "one run was"
     besides = f"; {not_there} more did not get there" if not_there else ""
-    told = f"({low:.0f} to {high:.0f} were measured{besides})"
-    return f"some {median:.0f} minutes to an even score {told}"
+    return f"some {np.median(left):.0f} minutes to an even score ({told} measured{besides})"
 
 
 def parse_arguments(argv=None):

@@ -44,12 +44,13 @@ from tools.logs import (
     first_up_to,
     read_run,
     recipes,
+    seed_of,
     spread,
 )
 
 # Okabe and Ito, "Color Universal Design" (2008): colour-blind readers can tell these apart
 ORANGE, SKY, GREEN = 0xE69F00, 0x56B4E9, 0x009E73
-BLUE, VERMILION, PURPLE = 0x0072B2, 0xD55E00, 0xCC79A7
+BLUE, VERMILION, PURPLE, BLACK = 0x0072B2, 0xD55E00, 0xCC79A7, 0x000000
 
 
 # ---- learning curves ----------------------------------------------------------------------------
@@ -61,7 +62,13 @@ UNITS = {
     "minutes": "minutes of training",
 }
 # Colour, line and marker of the first curve, of the second, and so on; the last two for grey paper
-STYLES = [(BLUE, "-", "o"), (VERMILION, "--", "s"), (GREEN, "-.", "^"), (PURPLE, ":", "D")]
+STYLES = [
+    (BLUE, "-", "o"),
+    (VERMILION, "--", "s"),
+    (GREEN, "-.", "^"),
+    (PURPLE, ":", "D"),
+    (BLACK, "-", "v"),
+]
 
 
 def draw_curve(args):
@@ -100,7 +107,7 @@ def label_of(paths) -> str:
 
 
 def legend(run) -> str:
-    return run.label if len(run.paths) == 1 else f"{run.label}, {tables.seeds(run)}"
+    return f"{run.label}, {tables.seeds(run)}" if seed_of(run.paths[0]) else run.label
 
 
 def draw_panels(out, curves, units, title="", ends=None):
