@@ -44,7 +44,6 @@ from tools.logs import (
     first_up_to,
     read_run,
     recipes,
-    seed_of,
     spread,
 )
 
@@ -102,12 +101,8 @@ def label_of(paths) -> str:
     """What a curve of these logs is: known for those of results/, else their names."""
     for run in (BLOG_RATE, AGENT, PPO, *recipes()):
         if [Path(path).resolve() for path in paths] == list(run.paths):
-            return legend(run)
+            return tables.title(run)
     return ", ".join(map(str, paths))
-
-
-def legend(run) -> str:
-    return f"{run.label}, {tables.seeds(run)}" if seed_of(run.paths[0]) else run.label
 
 
 def draw_panels(out, curves, units, title="", ends=None):
@@ -190,7 +185,7 @@ def draw_changes(out, unchanged, runs):
 def draw_pictures(args):
     """The curves in results/, with titles that say what the logs say."""
     folder, fast = Path(args.out), measured()
-    curves = {run: (legend(run), read_run(run)) for run in (BLOG_RATE, AGENT, PPO, *fast)}
+    curves = {run: (tables.title(run), read_run(run)) for run in (BLOG_RATE, AGENT, PPO, *fast)}
 
     def median(run, unit, score=0):
         return np.median([tables.reached(log, score, unit) for log in curves[run][1]])

@@ -58,7 +58,7 @@ def seeds_table(runs=None) -> str:
             for score in SCORES:
                 games, minutes = (reached(log, score, unit) for unit in ("games", "minutes"))
                 cells.append("–" if games == inf else f"{games:,.0f} games, {minutes:.0f} min")
-            rows.append([row_label(run, path), *cells])
+            rows.append([title(run._replace(paths=(path,))), *cells])
     return markdown(["until", *map(str, SCORES)], rows)
 
 
@@ -69,7 +69,7 @@ def normal_table(runs=None) -> str:
         for path, log in zip(run.paths, read_once(run)):
             mean = log["running_mean"]
             cells = [f"{mean[n - 1]:.1f}" if n <= len(mean) else "–" for n in GAMES]
-            rows.append([row_label(run, path), *cells])
+            rows.append([title(run._replace(paths=(path,))), *cells])
     return markdown(["running mean after", *(f"{n:,} games" for n in GAMES)], rows)
 
 
@@ -96,7 +96,7 @@ def changes_table(unchanged=None, runs=None) -> str:
     ranges = [(min(found), max(found)) for found in zip(*scores)][:most]
     rows = [["the method unchanged", *(f"{low:.1f} to {high:.1f}" for low, high in ranges)]]
     for run in runs:
-        row = [f"{run.label}, {seeds(run)}"]
+        row = [title(run)]
         for found, (low, high) in zip(zip(*map(by_million, read_once(run))), ranges):
             outside = max(found) < low or min(found) > high
             row.append(f"**{np.mean(found):.1f}**" if outside else f"{np.mean(found):.1f}")
@@ -139,9 +139,9 @@ def seeds(run) -> str:
     return f"seeds {numbers[0]} {'and' if len(numbers) == 2 else 'to'} {numbers[-1]}"
 
 
-def row_label(run, path) -> str:
-    seed = seed_of(path)
-    return f"{run.label}, seed {seed}" if seed else run.label
+def title(run) -> str:
+    """What a run is, and its seeds where the names of its logs tell them."""
+    return f"{run.label}, {seeds(run)}" if seed_of(run.paths[0]) else run.label
 
 
 def markdown(head, rows) -> str:
