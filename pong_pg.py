@@ -808,9 +808,7 @@ def owned(flag: str, path: str) -> Iterator[None]:
         cure = f"expected a name in a folder that is there and where you may write: {flag} PATH"
         raise UsageError(f"{path} cannot be written: {error.strerror}: {cure}") from None
     try:
-        lock_file(descriptor)
-        if not os.path.exists(lock):  # the run that had it has just removed it
-            raise BlockingIOError
+        lock_file(descriptor, lock)
     except BlockingIOError:
         os.close(descriptor)
         cure = f"wait until it ends, or choose another name: {flag} PATH"
@@ -837,7 +835,7 @@ def check_sticky(path: str) -> None:
             raise PermissionError(errno.EPERM, "it belongs to another user")
 
 
-def lock_file(descriptor: int) -> None:
+def lock_file(descriptor: int, path: str) -> None:
     """Raises BlockingIOError if another process has it, and OSError where there are no locks."""
     if sys.platform == "win32":
         import msvcrt
@@ -850,6 +848,8 @@ def lock_file(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(path) or not os.path.samefile(path, descriptor):
+            raise BlockingIOError  # the run that had it has just removed it
 
 
 # ---- what a run leaves --------------------------------------------------------------------------

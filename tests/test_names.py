@@ -67,8 +67,26 @@ def test_a_name_is_owned_until_the_end_whatever_it_is(tmp_path, monkeypatch):
     assert files(tmp_path) == ["other.p"]
 
 
+@pytest.mark.parametrize("third", [False, True])
+def test_a_lock_that_ends_as_it_is_taken_is_not_owned(third, tmp_path, monkeypatch):
+    """Its file is gone by then, and may be that of a third run."""
+    lock_file = pong_pg.lock_file
+
+    def lock_late(descriptor, path):
+        os.remove(path)
+        if third:
+            Path(path).touch()
+        lock_file(descriptor, path)
+
+    monkeypatch.setattr(pong_pg, "lock_file", lock_late)
+    path = tmp_path / "save.p"
+    with pytest.raises(pong_pg.UsageError, match="in use by another run"), owned(path):
+        pass
+    assert files(tmp_path) == ["save.p.lock"] * third
+
+
 def test_where_there_are_no_locks_it_is_said_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
-    def no_locks(descriptor):
+    def no_locks(descriptor, path):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(pong_pg, "lock_file", no_locks)
