@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, run_script
+from helpers import ROOT, SMALL, edited, run_script
 
 import pong_pg
 
@@ -47,6 +47,17 @@ def interrupted(script, *flags, cwd, file, words):
         os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the workers as well
         assert (process.communicate(timeout=300), process.returncode) == ((None, ""), 130)
     return (cwd / "out").read_text()
+
+
+def short_games(folder, name, more=""):
+    """A script that is this example with games of at most 300 steps. Returns its path."""
+    path = folder / f"short_{name}.py"
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'examples')!r})\nimport {name}\n"
+        f"{name}.pong_pg.MAX_STEPS = 300\n{more}\n"
+        f"if __name__ == '__main__': sys.exit({name}.main())\n"
+    )
+    return path
 
 
 def call(main, *args):
@@ -310,12 +321,9 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     folder, other = tmp_path / "two workers", tmp_path / "none"
     folder.mkdir(), other.mkdir()
     (folder / "ppo.p").write_bytes(b"an earlier run")
-    smaller, short = {"EPOCHS": 1, "EMULATORS": 4}, tmp_path / "short.py"  # it is soon over
-    short.write_text(
-        f"import sys\nsys.path.insert(0, {str(ROOT / 'examples')!r})\nimport with_ppo\n"
-        f"vars(with_ppo).update({smaller})\n"
-        "if __name__ == '__main__': sys.exit(with_ppo.main())\n"
-    )
+    smaller = {"EPOCHS": 1, "EMULATORS": 4, "STEPS": 128}
+    short = short_games(tmp_path, "with_ppo", f"vars(with_ppo).update({smaller})")
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 300)
     for name, number in smaller.items():
         monkeypatch.setattr(with_ppo, name, number)
     out = interrupted(short, *flags, "--workers", "2", cwd=folder, file="ppo.csv", words="\n0,")
@@ -341,7 +349,8 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     assert sum(-1 if "-1.0" in line else 1 for line in points) == total
     assert f"\nresetting env. episode reward total was {total:f}. running mean: {total:f}\n" in out
 
-    done = run_script("--evaluate", 1, "--save", "ppo.p", "--seed", 1, cwd=folder)
+    script = edited(tmp_path / "pong_pg.py", SMALL[0])
+    done = run_script("--evaluate", 1, "--save", "ppo.p", "--seed", 1, cwd=folder, script=script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("evaluation: games=1 ")
 
@@ -351,7 +360,7 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
 
 def test_ctrl_c_saves_what_was_learnt(tmp_path):
     flags = "--seed 5 --save save.p --batch-size 1".split()
-    script = ROOT / "examples" / "with_torch.py"
+    script = short_games(tmp_path, "with_torch")
     interrupted(script, *flags, cwd=tmp_path, file="out", words="\nep 1: ")  # after an update
     assert pong_pg.load_checkpoint(tmp_path / "save.p")[1].games >= 1
     assert not list(tmp_path.glob("*.tmp"))
