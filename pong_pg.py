@@ -809,7 +809,7 @@ def owned(flag: str, path: str) -> Iterator[None]:
         raise UsageError(f"{path} cannot be written: {error.strerror}: {cure}") from None
     try:
         lock_file(descriptor, lock)
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):  # gone: it has just ended
         os.close(descriptor)
         cure = f"wait until it ends, or choose another name: {flag} PATH"
         raise UsageError(f"{path} is in use by another run: {cure}") from None
@@ -836,7 +836,10 @@ def check_sticky(path: str) -> None:
 
 
 def lock_file(descriptor: int, path: str) -> None:
-    """Raises BlockingIOError if another process has it, and OSError where there are no locks."""
+    """Locks the file that was opened at `path`. OSError where there are no locks.
+
+    Raises BlockingIOError if another process has it, FileNotFoundError if it is gone.
+    """
     if sys.platform == "win32":
         import msvcrt
 
@@ -848,8 +851,8 @@ def lock_file(descriptor: int, path: str) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.exists(path) or not os.path.samefile(path, descriptor):
-            raise BlockingIOError  # the run that had it has just removed it
+        if not os.path.samefile(path, descriptor):
+            raise BlockingIOError  # another run has made it anew
 
 
 # ---- what a run leaves --------------------------------------------------------------------------
