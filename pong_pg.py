@@ -108,7 +108,8 @@ class Pong:
 def prepro(frame: np.ndarray) -> np.ndarray:
     """(210, 160, 3) uint8 frame -> (6400,) int8 of 0 and 1, where 1 is a paddle or the ball.
 
-    The red channel is enough: its background is 144 or 109. Blog post, `prepro`.
+    The red channel is enough: its background is 144 or 109. Blog post, `prepro`. A run
+    calls `Pong.pixels`, which gives the same but faster: what changes both goes into `foreground`.
     """
     return foreground(frame[..., 0], 144, 109)
 
@@ -227,13 +228,13 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point: Calla
     list of T floats. `on_point(reward)` is called as a point is scored.
     """
     epx = np.empty((MAX_STEPS, D), np.int8)  # memory is only taken up by the steps played
-    eph = np.empty((MAX_STEPS, len(model["W2"])))
+    eph = np.empty((MAX_STEPS, model["W2"].shape[-1]))
     epdlogp, rewards = [], []
     pong.reset()
     pixels = pong.pixels()  # the first difference is then 0: nothing has moved yet
     for t in range(MAX_STEPS):
         previous, pixels = pixels, pong.pixels()
-        x = np.subtract(pixels, previous, out=epx[t])
+        x = np.subtract(pixels, previous, out=epx[t], casting="safe")
         p, eph[t] = policy_forward(model, x)
         up = rng.random() < p  # sample an action
         epdlogp.append(up - p)
@@ -275,6 +276,9 @@ def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> 
     if gamma is None:
         return Game(points, len(rewards))
     grad = game_gradient(model, played, gamma)
+    for name, weights in model.items():
+        if np.shape(grad[name]) != weights.shape:
+            raise ValueError(f"the gradient of {name} is {np.shape(grad[name])}: {weights.shape}?")
     dW1 = grad["W1"].T
     moved = dW1.any(axis=1).nonzero()[0]
     return Game(points, len(rewards), {**grad, "W1": (moved, dW1[moved])})
@@ -370,18 +374,19 @@ LIMITS = {  # the least and the most that a hyperparameter can be
 }
 
 
-def number(least: float, most: float, found: Any) -> Any:
+def number(least: float, most: float, found: Any, name: str = "") -> Any:
     """Returns what `found`, a number or a text, says in the type of its limits, or UsageError."""
     kind = type(least)
     with contextlib.suppress(ValueError):
         if least <= kind(str(found)) <= most:
             return kind(str(found))
-    raise UsageError(f"expected {kind.__name__} from {least} to {most}, found {found!r:.60}")
+    text = f"expected {kind.__name__} from {least} to {most}, found {found!r:.60}"
+    raise UsageError(f"{name}: {text}" if name else text)
 
 
 def hyperparameters(values: dict) -> Hyperparameters:
     """Raises UsageError for a value outside its limits, including constants edited by hand."""
-    return Hyperparameters(**{name: number(*LIMITS[name], values[name]) for name in LIMITS})
+    return Hyperparameters(**{name: number(*LIMITS[name], values[name], name) for name in LIMITS})
 
 
 # ---- emulator -----------------------------------------------------------------------------------
@@ -407,6 +412,8 @@ def make_pong(**options: Any) -> Any:
         reason = str(error).partition("\n")[0]
         cure = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and "
         cure += "AutoROM --accept-license the ROM of gym 0.21"
+        if isinstance(error, TypeError):
+            cure = f"check the options that Pong gives: {options}"
         if "SDL" in reason:
             screen = os.environ.get("DISPLAY")
             cure = f"the display {screen} cannot be opened: check DISPLAY, or leave out --render"
@@ -490,10 +497,26 @@ def signals_held_back() -> Iterator[None]:
 # ---- worker processes ---------------------------------------------------------------------------
 
 
+SCRIPT = os.path.abspath(globals().get("__file__", "<stdin>"))
+
+
+def script_text() -> bytes:
+    """Returns what this file says now, or nothing where it is none."""
+    with contextlib.suppress(OSError), open(SCRIPT, "rb") as file:
+        return file.read()
+    return b""
+
+
+TEXT_AS_IMPORTED = script_text()
+
+
 class Worker:
     """A process that plays one game at a time, and the pipe to it."""
 
     def __init__(self, show: bool) -> None:
+        """Raises OSError, or UsageError where the process would read another script than ours."""
+        if script_text() != TEXT_AS_IMPORTED:
+            raise UsageError(f"{SCRIPT} was changed after Python had read it: start Python again")
         context = multiprocessing.get_context("spawn")
         vars(sys.modules["__main__"]).setdefault("__spec__", None)  # pdb and %run take it away
         try:
@@ -527,7 +550,8 @@ class Workers:
         # A worker's BLAS reads these as it starts. Two threads are slower, and round differently.
         for blas in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
             os.environ[f"{blas}_THREADS"] = "1"
-        self.count = count
+        # Windows waits for 63 things at once.
+        self.count = min(count, 60) if sys.platform == "win32" else count
         self.check_signals = check_signals
         self.show = show
         self.on_point = on_point
@@ -589,11 +613,12 @@ class Workers:
         if worker.batch == self.batch:  # and not one that was given up
             waiting.insert(0, worker.task)
         status = worker.process.exitcode or 0
-        if status > 0:  # nobody killed it
+        if status >= 0:  # nobody killed it
             raise OSError(f"a worker process exited with status {status}")
         self.deaths += 1
         if self.deaths > 30:
-            raise OSError("31 worker processes died in a row: out of memory? try fewer --workers")
+            text = f"31 worker processes died in a row, the last by signal {-status}"
+            raise OSError(f"{text}: out of memory (signal 9)? try fewer --workers")
 
     def close(self) -> None:
         for worker in self.workers:
@@ -618,20 +643,20 @@ def work(pipe: Any, show: bool) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     pong: Any = None
     model: Any = None
-    answer: tuple = ("ready", None)
+    answer = pickle.dumps(("ready", None))
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
-            pipe.send(answer)
+            pipe.send_bytes(answer)
             weights, seed, gamma = pipe.recv()
             model = weights or model
             try:
                 pong = pong or Pong(show)
                 game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
-                answer = ("game", tuple(game))
+                answer = pickle.dumps(("game", tuple(game)))
             except UsageError as error:
-                answer = ("refused", str(error))
+                answer = pickle.dumps(("refused", str(error)))
             except BaseException:  # of code that somebody has changed
-                answer = ("failed", traceback.format_exc())
+                answer = pickle.dumps(("failed", traceback.format_exc()))
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------
@@ -639,7 +664,6 @@ def work(pipe: Any, show: bool) -> None:
 # `save_checkpoint` would write for what was read from it.
 
 MOST_JSON = 4096  # bytes
-NO_RUN = "numbers that are not finite, or a negative RMSProp cache"
 
 
 def save_checkpoint(path: str, model: dict, state: State) -> None:
@@ -647,10 +671,24 @@ def save_checkpoint(path: str, model: dict, state: State) -> None:
 
     Raises CheckpointError for numbers that `load_checkpoint` would refuse.
     """
-    if not valid(model, state.rmsprop_cache):
-        cure = "try a smaller --learning-rate"
-        raise CheckpointError(f"the run has reached {NO_RUN}: {path} is left as it was; {cure}")
+    wrong = fault(model, state.rmsprop_cache)
+    if wrong:
+        text = f"after {state.games} games {wrong}: {path} is left as it was"
+        raise CheckpointError(f"{text}; try a smaller --learning-rate, or undo your last change")
     write_atomically(path, encode(model, state))
+
+
+def check_readable(model: dict, state: State) -> None:
+    """Raises CheckpointError if what `save_checkpoint` would write could not be read again."""
+    blank = init_model(np.random.default_rng(0))
+    names, expected = list(state.rmsprop_cache), list(init_cache(blank))
+    try:
+        if names != expected:
+            raise ValueError(f"the cache has {names}, and init_cache makes {expected}")
+        decode(encode(model, state), pickle_frames(blank), blank, init_cache(blank))
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"what you changed cannot be saved and read again: {text}") from None
 
 
 def load_checkpoint(path: str) -> tuple[dict, State]:
@@ -667,18 +705,19 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            data = file.read(least + MOST_JSON)
+            data = file.read(4 * least + MOST_JSON)  # more than a changed script is likely to write
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    whole = len(data) == size and hashlib.sha256(data[:-32]).digest() == data[-32:]
     fits = least < size <= least + MOST_JSON
+    has_our_W1 = data.startswith(frames[0])
     bare_model = size == framing + weights  # as another script saves it
-    ours = fits or (data.startswith(frames[0]) and not bare_model)
-    if ours and hashlib.sha256(data[:-32]).digest() != data[-32:]:
+    if not whole and (fits or has_our_W1) and not bare_model:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     units, rest = divmod(size, arrays // H)
     begins_like_ours = data.startswith(frames[0][:40])  # as far as the shape of W1
     has_json = framing + 132 < rest < MOST_JSON
-    if not fits and begins_like_ours and has_json:
+    if not fits and not has_our_W1 and begins_like_ours and has_json:
         text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
         raise CheckpointError(f"{path} {text}")
     try:
@@ -686,6 +725,9 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     except UsageError as error:
         raise CheckpointError(f"{path} contains what no run can produce: {error}") from None
     except (LookupError, TypeError, ValueError, RecursionError):
+        if whole and data[:-32].endswith(b"}\n"):  # in format 1 that is a pickle
+            text = "is of a script with another network, optimiser or checkpoint: use that one"
+            raise CheckpointError(f"{path} {text}, or begin anew with --save other.p") from None
         foreign = "is not a checkpoint of this version. A file of another script or of an older "
         foreign += f"version is imported by: python tools/import_model.py {path} new.p"
         raise CheckpointError(f"{path} {foreign}") from None
@@ -713,14 +755,16 @@ def decode(data: bytes, frames: list, model: dict, cache: dict) -> State:
         file.seek(gap, os.SEEK_CUR)
         array[...] = np.frombuffer(file.read(8 * array.size), "<f8").reshape(array.shape)
     rest = json.loads(file.read())
-    seed, games = number(*WHOLE, rest["seed"]), number(*WHOLE, rest["games"])
-    running_mean = number(-sys.float_info.max, sys.float_info.max, rest["running_mean"])
+    seed, games = number(*WHOLE, rest["seed"], "seed"), number(*WHOLE, rest["games"], "games")
+    most = sys.float_info.max
+    running_mean = number(-most, most, rest["running_mean"], "running_mean")
     hyper = hyperparameters(rest["hyperparameters"])
     state = State(seed, cache, hyper, games, running_mean)
     if encode(model, state) != data:
-        raise ValueError
-    if not valid(model, cache):
-        raise UsageError(NO_RUN)
+        raise ValueError("what is read is not what was written: a number of another type, say")
+    wrong = fault(model, cache)
+    if wrong:
+        raise UsageError(wrong)
     return state
 
 
@@ -740,9 +784,13 @@ def pickle_frames(model: dict) -> list:
     return [*frames, rest]
 
 
-def valid(model: dict, cache: dict) -> bool:
-    finite = all(np.isfinite(array).all() for array in (*model.values(), *cache.values()))
-    return finite and valid_cache(cache)
+def fault(model: dict, cache: dict) -> str:
+    """Returns what is wrong with these numbers, or nothing."""
+    named = [*model.items(), *((f"the RMSProp cache of {name}", cache[name]) for name in cache)]
+    for name, array in named:
+        if not np.isfinite(array).all():
+            return f"{name} is not finite"
+    return "" if valid_cache(cache) else "the RMSProp cache is negative (valid_cache)"
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -818,7 +866,9 @@ def owned(flag: str, path: str) -> Iterator[None]:
         print(f"pong_pg: {warning}", file=sys.stderr)
     try:
         for left in glob.glob(f"{glob.escape(real)}.[0-9]*.tmp"):  # by a run that was killed
-            os.remove(left)
+            if left[len(real) + 1 : -len(".tmp")].isdecimal():  # save.p.1.23.tmp is save.p.1's
+                with contextlib.suppress(OSError):  # somebody else's, in a folder like /tmp
+                    os.remove(left)
         yield
     finally:
         with contextlib.suppress(OSError):  # on Windows it stays, for it is open
@@ -876,28 +926,49 @@ class Records(contextlib.AbstractContextManager):
         """Raises CheckpointError if the log is there and not that of the run that is resumed."""
         self.found_save = self.found_log = self.fresh
         self.whole_games = self.saved_games = self.state.games
-        self.rows: list = []  # not written yet
+        self.batch_rows: list = []  # of the batch that is played
+        self.rows: list = []  # of whole batches, not written yet
+        self.points = 0  # without one there is nothing to learn from
+        self.model_before: dict | None = {name: w.copy() for name, w in self.model.items()}
         self.began = time.monotonic()
         if self.log_path is not None and not self.fresh:
             self.began -= cut_log(self.log_path, self.state)
 
     def add_game(self, number: int, game: Game, running_mean: float) -> None:
-        self.rows.append(f"{number},{sum(game.points, 0.0)},{running_mean},{game.steps}")
+        row = f"{number},{sum(game.points, 0.0)},{running_mean},{game.steps}"
+        self.batch_rows.append(row)
+        self.points += len(game.points)
 
     def end_batch(self) -> None:
-        self.whole_games = self.state.games
+        wrong = fault(self.model, self.state.rmsprop_cache)
+        if self.model_before is not None and self.points > 0 and not wrong:
+            self.check_first_update(self.model_before)
+            self.model_before = None
         if self.found_save:  # not before there is something to take its place
             keep(self.save_path)
             self.found_save = False
+        self.whole_games = self.state.games  # from here on they may be saved
         if self.log_path is not None:
-            self.write_rows(self.log_path)
+            self.rows += self.batch_rows
+        self.batch_rows.clear()
+        self.write_rows()
         due = self.whole_games // self.save_every > self.saved_games // self.save_every
-        finite = all(np.isfinite(weights).all() for weights in self.model.values())
-        if due or not finite:  # then saving raises the error
+        if due or wrong:  # then saving raises the error
             self.save()
 
-    def write_rows(self, path: str) -> None:
-        """Adds the rows of the batch to the log, or leaves it as it is and warns."""
+    def check_first_update(self, model_before: dict) -> None:
+        """Says what a change to the method has broken, before more games are played in vain."""
+        check_readable(self.model, self.state)
+        for name, weights in self.model.items():
+            if np.array_equal(weights, model_before[name]):
+                text = f"the update left {name} as it was: is its gradient 0, or not added up?"
+                print(f"pong_pg: {text}", file=sys.stderr)
+
+    def write_rows(self) -> None:
+        """Adds the rows of whole batches to the log, or leaves it as it is and warns."""
+        path = self.log_path
+        if path is None or not self.rows:
+            return
         seconds = time.monotonic() - self.began
         try:
             if self.found_log and os.path.exists(path):
@@ -912,7 +983,7 @@ class Records(contextlib.AbstractContextManager):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.rows.clear()
         except OSError as error:  # a spreadsheet has it open, say
-            text = f"{path} cannot be written, the next batch tries again: {error}"
+            text = f"{path} cannot be written, {len(self.rows)} rows wait: {error}"
             print(f"pong_pg: {text}", file=sys.stderr)
 
     def save(self) -> None:
@@ -925,6 +996,7 @@ class Records(contextlib.AbstractContextManager):
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is not KeyboardInterrupt:  # a second Ctrl-C: at once
             self.save()
+            self.write_rows()  # those that wait, if the log can be written by now
 
 
 def cut_log(path: str, state: State) -> float:
@@ -997,6 +1069,9 @@ def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tu
     """Returns (model, state) of a new run. Says under which names existing files will be kept."""
     seed = secrets.randbits(32) if seed is None else seed
     model = init_model(np.random.default_rng(seed))
+    for name, weights in (*model.items(), *init_cache(model).items()):
+        if not isinstance(weights, np.ndarray) or weights.dtype.kind != "f":
+            raise UsageError(f"expected an array of floats as {name}, found {weights!r:.60}")
     hyper = hyperparameters({**asdict(Hyperparameters()), **changes})
     print(f"training from scratch, seed {seed} (README.md: how long until it wins?)")
     for path in (log, save):
@@ -1087,7 +1162,8 @@ def prepare_output() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it was closed, or this is pythonw
-            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
+            nowhere = io.FileIO(os.devnull, "w")
+            setattr(sys, name, io.TextIOWrapper(nowhere, errors="backslashreplace"))
         elif hasattr(stream, "reconfigure"):  # that of a notebook has not
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     tqdm.set_lock(threading.RLock())  # its own needs a process, which complains when a run is cut
@@ -1095,11 +1171,13 @@ def prepare_output() -> None:
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
     """Trains or evaluates. What these two call does not see `args`."""
-    if globals().get("__file__", "<stdin>") == "<stdin>":  # python - < pong_pg.py
-        raise UsageError("workers read the script too, so it must be a file: python pong_pg.py")
+    if getattr(sys.modules[__name__], "__file__", "<stdin>") == "<stdin>":
+        text = "workers read the script too, so it must be a file"
+        raise UsageError(f"{text}: python pong_pg.py, or import pong_pg; pong_pg.main([])")
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         text = 'your script is read by a worker, too: call main under if __name__ == "__main__":'
         raise UsageError(text)
+    number(*NATURAL, H, "H")
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
         raise UsageError(f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}")

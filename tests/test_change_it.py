@@ -181,3 +181,104 @@ def test_the_script_to_profile_runs(tmp_path):
 def test_the_page_names_test_modules_that_are_there():
     named = re.findall(r"tests/test_\w+\.py", PAGE)
     assert len(named) == 5 and all((ROOT / name).exists() for name in named)
+
+
+# ---- slips --------------------------------------------------------------------------------------
+
+UPDATE = "        model[name] += learning_rate * g / (np.sqrt(cache[name]) + 1e-5)\n"
+RUN = "--seed 3 --batch-size 1 --episodes 2 --save-every 2".split()
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("H = 200 ", "H = 0 ", ["H: expected int from 1 to", "found 0"]),
+        ("H = 200 ", "H = 200.0 ", ["H: expected int", "200.0"]),
+        ("learning_rate = 1e-4", "learning_rate = -1e-4", ["learning_rate: expected float"]),
+        ('W1), "W2": W2}', 'W1), "W2": W2, "b": 0.0}', ["array of floats as b", "0.0"]),
+        ('W1), "W2": W2}', 'W1), "W2": W2.tolist()}', ["array of floats as W2", "["]),
+        (
+            UPDATE,
+            UPDATE + '        cache.setdefault("mean " + name, np.zeros_like(g))\n',
+            ["cannot be saved and read again", "'mean W1'", "init_cache makes ['W1', 'W2']"],
+        ),
+        (
+            "    state.running_mean = running_mean\n",
+            "    state.running_mean = int(running_mean)\n",
+            ["cannot be saved and read again", "another type"],
+        ),
+        (
+            "    return all((squares",
+            "    all((squares",
+            ["RMSProp cache is negative (valid_cache)"],
+        ),
+        (UPDATE, UPDATE + "        cache[name] *= np.inf\n", ["RMSProp cache of W1 is not finite"]),
+    ],
+)
+def test_a_slip_that_would_cost_the_run_is_told_by_the_end_of_the_first_batch(
+    old, new, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    script = imported(edited(tmp_path / "slip.py", SHORTER_GAMES, (old, new)))
+    if script.H == 200 and isinstance(script.H, int):
+        script.H = 8
+    with np.errstate(invalid="ignore"):
+        assert run_here(*RUN, script=script) == 2
+    out, err = capsys.readouterr()
+    one_line(err, *words)
+    assert out.count("resetting env") <= 1 and files(tmp_path) == ["slip.py"]
+
+
+def test_weights_that_an_update_leaves_as_they_are_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    new = UPDATE.replace("model[name] +=", "model = {**model, name: model[name] +").replace(
+        "1e-5)\n", "1e-5)}\n"
+    )
+    script = imported(edited(tmp_path / "slip.py", SHORTER_GAMES, (UPDATE, new)))
+    script.H = 8
+    assert run_here(*RUN, script=script) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert "the update left W1 as it was" in first and "left W2 as it was" in second
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("np.dot(epdlogp, eph)}", "np.dot(epdlogp, eph).sum()}", ["gradient of W2 is (): (200,)?"]),
+        ('return {"W1": dW1.T,', 'return {"W1": dW1,', ["gradient of W1 is (6400, 200)"]),
+        ('return {"W1": dW1.T,', 'return {"f": lambda: 1, "W1": dW1.T,', ["lambda", "ickle"]),
+        ("other_background) & (field != 0)).view(np.int8)", "0)).astype(np.uint8)", ["uint8"]),
+        ("rewards = played[-1]\n", "os._exit(0)\n", ["exited with status 0"]),
+        ('"frameskip": 1', '"frame_skip": 1', ["check the options", "'frame_skip': 1"]),
+    ],
+)
+def test_a_slip_in_a_worker_is_told_with_its_reason(old, new, words, tmp_path):
+    slip = edited(tmp_path / "slip.py", SHORTER_GAMES, (old, new))
+    done = run_script(*RUN, "--workers", 1, script=slip, cwd=tmp_path)
+    assert done.returncode == (2 if "options" in words[0] else 1)
+    assert len(done.stderr.splitlines()) < 15 and files(tmp_path) == ["slip.py"]
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["adam", "second-layer", "crop", "baseline"])
+def test_a_whole_checkpoint_of_another_copy_is_not_called_damaged(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = imported(changed(tmp_path / "changed.py", name))
+    plain = imported(edited(tmp_path / "plain.py", SHORTER_GAMES))
+    for script, reader in (other, plain), (plain, other):
+        script.H = reader.H = 8
+        model = script.init_model(np.random.default_rng(0))
+        script.save_checkpoint("save.p", model, script.State(3, script.init_cache(model)))
+        with pytest.raises(reader.CheckpointError, match="^save.p is of a script with another"):
+            reader.load_checkpoint("save.p")
+
+
+def test_a_script_that_is_edited_after_its_import_is_refused(tmp_path):
+    """As in a notebook: the workers would play the new one, and the update be the old one's."""
+    edited(tmp_path / "pong_pg.py", SHORTER_GAMES)
+    code = "import pong_pg, sys; open('pong_pg.py', 'a').write('#'); sys.exit(pong_pg.main(%r))"
+    command = [sys.executable, "-c", code % [*RUN, "--workers", "1"]]
+    done = subprocess.run(command, cwd=str(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "save.p").exists()
+    one_line(done.stderr, "pong_pg.py was changed", "start Python again")

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 from helpers import (
@@ -23,6 +24,7 @@ from helpers import (
 )
 
 import pong_pg
+from tools import dask_cluster
 
 distributed = pytest.importorskip("distributed")
 RUN = "--seed 3 --batch-size 2 --save-every 2 --learning-rate 1e-3 --log log.csv".split()
@@ -151,6 +153,23 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_one_line(own, tmp_path):
     assert status == 1 and run.leaves_nobody() and time.monotonic() - began < 20
     one_line(error, "scheduler of the cluster is gone")
     assert games_in(tmp_path / "run" / "save.p") == run.saved()
+
+
+@pytest.mark.parametrize(
+    "raised, words",
+    [
+        (distributed.KilledWorker("a game", None, 3), "on four workers, and each of them died"),
+        (CancelledError(), "or all its workers at once"),
+    ],
+)
+def test_workers_that_die_of_a_game_end_the_run_with_one_line(raised, words):
+    """What Dask says when one takes all its workers with it; to kill them takes half a minute."""
+    cluster = object.__new__(dask_cluster.Cluster)
+    cluster.script, cluster.check_signals, cluster.learn = pong_pg, lambda: None, None
+    future = mock.Mock(result=mock.Mock(side_effect=raised))
+    cluster.client = mock.Mock(scatter=lambda *a, **b: [None], map=lambda *a, **b: [future])
+    with pytest.raises(OSError, match=words):
+        list(cluster.play({}, [0]))
 
 
 @pytest.mark.slow

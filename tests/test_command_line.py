@@ -186,7 +186,7 @@ def test_a_nonsense_constant_is_refused_like_a_nonsense_flag(tmp_path):
     done = subprocess.run(
         [sys.executable, "edited.py"], cwd=str(tmp_path), capture_output=True, text=True
     )
-    refused(done, "expected int from 1 to", "found 0")
+    refused(done, "batch_size: expected int from 1 to", "found 0")
 
 
 def test_a_damaged_checkpoint_is_refused_with_one_line(short_run, tmp_path, is_refused):

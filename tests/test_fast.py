@@ -113,7 +113,7 @@ def test_the_forecast_is_by_the_logs():
             minutes = logs.minutes_on(2, log["length"], 2)
             left.append(minutes[even] - (minutes[games - 1] if games else 0))
         low, median, high = (round(x) for x in (min(left), np.median(left), max(left)))
-        told = f"some {median} minutes to an even score ({low} to {high} were measured)"
+        told = f"some {median} minutes to an even score ({low} to {high}, by the logs of 3 seeds)"
         assert fast.forecast(2, 2, games) == told
     assert "some 6" in fast.forecast(2, 1, 0)  # on one core it takes nearly twice as long
     assert fast.forecast(2, 2, 9000) == "no run was measured from here to an even score"
@@ -124,7 +124,7 @@ def test_the_forecast_is_by_the_seeds_that_got_there(tmp_path, monkeypatch):
     for path, last in zip(paths, (1, -1)):
         write_log(path, [-21, -5, last], [4750 * 60] * 3)
     monkeypatch.setattr(fast, "measured", lambda: [logs.Run("mine", paths, batch=1)])
-    assert fast.forecast(2, 2, 0) == "some 3 minutes to an even score (one run was measured)"
+    assert fast.forecast(2, 2, 0) == "some 3 minutes to an even score (by the log of one seed)"
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,14 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path):
     assert logs.read_log(tmp_path / "a.csv")["games"].tolist() == list(range(1, 31))
 
 
+def test_what_resume_takes_for_a_log_the_figures_take_too(tmp_path):
+    """The mark that a spreadsheet puts before a text, and lines that are empty."""
+    make_log(tmp_path / "a.csv", np.linspace(-20, -5, 30))
+    text = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(text.replace("\n", "\n\n"), encoding="utf-8-sig")
+    assert logs.read_log(tmp_path / "a.csv")["games"].tolist() == list(range(1, 31))
+
+
 # ---- weights
 
 

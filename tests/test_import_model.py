@@ -144,7 +144,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(short_run, tool, tmp_p
         (["ours.p", "new.p"], 2, ["ours.p", "nothing to import"]),
         (["old.p", "new.p", "--seed", 4], 2, ["old.p", "of seed 3"]),
         (["other.p", "new.p"], 2, ["other.p", f"({half}, ", f"({2 * half}, ", f"H = {half}"]),
-        (["theirs.p", "new.p", "--seed", -1], 2, ["--seed", "expected a number from 0"]),
+        (["theirs.p", "new.p", "--seed", -1], 2, ["--seed", "expected int from 0"]),
         (["theirs.p"], 2, ["OURS"]),
         (["theirs.p", "nowhere/new.p"], 1, ["nowhere/new.p", "cannot be written"]),
     ]:

@@ -5,7 +5,7 @@ import errno
 import os
 
 import pytest
-from helpers import files, log_without_seconds, one_line
+from helpers import files, games_in, log_without_seconds, one_line
 
 import pong_pg
 
@@ -100,6 +100,8 @@ def records(shrink, tmp_path):
         for _ in range(games):
             records.add_game(state.games, pong_pg.Game([-1.0], 9), -1.0)
             state.games += 1
+        for weights in model.values():
+            weights += 1e-3  # the update
         records.end_batch()
 
     records.play = play
@@ -141,7 +143,7 @@ def test_a_log_that_is_held_for_a_while_loses_no_row(records, tmp_path, monkeypa
         patch.setattr("builtins.open", held)
         for _ in range(2):
             records.play(1)
-            one_line(capsys.readouterr().err, "log.csv cannot be written", "next batch")
+            one_line(capsys.readouterr().err, "log.csv cannot be written", "wait")
     records.play(1)
     assert numbers(tmp_path / "log.csv") == ["episode", "0", "1", "2", "3", "4"]
     assert capsys.readouterr().err == ""
@@ -173,9 +175,47 @@ def test_a_log_found_by_a_fresh_run_may_be_held_for_a_while_too(records, tmp_pat
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pong_pg, "replace_patiently", held)
+        patch.setattr(os, "replace", held)
         records.play(2)
     records.play(2)
     assert numbers(log) == ["episode", "0", "1", "2", "3"]
     assert (tmp_path / "log.csv.1").read_text() == "of an earlier run\n"
     assert files(tmp_path) == ["log.csv", "log.csv.1"]
+
+
+def test_rows_that_wait_at_the_end_are_written_then_but_none_of_a_batch_that_is_dropped(
+    records, tmp_path, monkeypatch
+):
+    def held(*how, **more):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with records:
+        records.play(2)
+        with monkeypatch.context() as patch:
+            patch.setattr("builtins.open", held)
+            records.play(2)
+        records.add_game(4, pong_pg.Game([-1.0], 9), -1.0)
+    assert numbers(tmp_path / "log.csv") == ["episode", "0", "1", "2", "3"]
+    assert games_in(tmp_path / "save.p") == 4
+
+
+def test_without_a_log_no_row_is_kept(records):
+    records.log_path = None
+    records.play(2)
+    assert records.rows == records.batch_rows == []
+
+
+def test_what_a_fresh_run_cannot_keep_it_does_not_overwrite(records, tmp_path, monkeypatch):
+    """Somebody else's file, which may be replaced but not read, or a disk that is almost full."""
+    (tmp_path / "save.p").write_text("of an earlier run\n")
+
+    def fails(*names):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", fails)
+    monkeypatch.setattr(pong_pg, "write_atomically", fails)
+    with pytest.raises(OSError), records:
+        records.play(1)
+    monkeypatch.undo()
+    assert (tmp_path / "save.p").read_text() == "of an earlier run\n"
+    assert files(tmp_path) == ["save.p"]

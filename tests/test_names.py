@@ -37,12 +37,13 @@ def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path, quick):
     assert {"save.p.lock", "log.csv.lock"} <= {*files(folder)}
     for left in "save.p.1.tmp", "log.csv.23.tmp":
         (folder / left).write_text("by a run that was killed")
-    for other in "save.p.x.tmp", "save.px.1.tmp":
+    others = ["save.p.1.23.tmp", "save.p.x.tmp", "save.px.1.tmp"]
+    for other in others:
         (folder / other).write_text("by somebody else")
     flags = ["--resume", "--episodes", 1, "--log", "log.csv"]
     done = run_script(*flags, cwd=folder, script=quick)
     assert (done.returncode, done.stderr) == (0, "")
-    assert files(folder) == ["log.csv", "save.p", "save.p.x.tmp", "save.px.1.tmp"]
+    assert files(folder) == ["log.csv", "save.p", *others]
 
 
 @contextlib.contextmanager
@@ -62,9 +63,10 @@ def test_a_name_is_owned_until_the_end_whatever_it_is(tmp_path, monkeypatch):
         assert files(tmp_path) == ["other.p", "save.p.lock"]
         raise RuntimeError
     assert files(tmp_path) == ["other.p"]
+    (tmp_path / "third.p.7.tmp").mkdir()  # as little to be removed as somebody else's file in /tmp
     with owned(path), owned(tmp_path / "third.p"):
         pass
-    assert files(tmp_path) == ["other.p"]
+    assert files(tmp_path) == ["other.p", "third.p.7.tmp"]
 
 
 @pytest.mark.parametrize("third", [False, True])

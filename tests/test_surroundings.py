@@ -1,5 +1,6 @@
 """Where it runs: notebooks, closed streams, other encodings, other files beside it, other gyms."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def test_a_run_whose_output_is_closed_is_the_same_run(tmp_path, quick, calm, clo
 def test_bad_flags_have_their_status_where_all_output_is_closed(tmp_path):
     done = shell(f"'{sys.executable}' '{SCRIPT}' --workers 0 >&- 2>&- <&-", tmp_path)
     assert done.returncode == 2
+
+
+@posix
+def test_a_name_that_the_encoding_lacks_is_no_fault_where_output_is_closed(tmp_path, quick):
+    command = f"'{sys.executable}' '{quick}' {FLAGS} --save é.p >&-"
+    encoding = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell(command, tmp_path, env={**os.environ, **encoding})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 NOTEBOOK = """

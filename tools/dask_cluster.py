@@ -78,6 +78,7 @@ class Cluster:
             with script.signals_held_back():  # in the processes of a local cluster for good
                 self.client = distributed.Client(**where)
         except (OSError, ValueError) as error:
+            check_signals()
             text = f"no Dask scheduler is found at {address}: {error}"
             raise script.UsageError(text) from None
         self.wait_for_a_worker(address)
@@ -104,6 +105,8 @@ class Cluster:
 
     def play(self, model: dict, seeds, gamma=None):
         """Yields the Games of seeds. Raises UsageError, WorkerError, OSError and Stopped."""
+        import distributed
+
         name = os.path.splitext(os.path.basename(self.script.__file__))[0]
         try:
             (weights,) = self.client.scatter([model], broadcast=True, hash=False)
@@ -121,7 +124,11 @@ class Cluster:
                 yield self.script.Game(*content)
         except (CancelledError, OSError):
             self.check_signals()  # Ctrl-C may have struck the cluster, too
-            raise OSError("the scheduler of the cluster is gone") from None
+            text = "the scheduler of the cluster is gone, or all its workers at once"
+            raise OSError(text) from None
+        except distributed.KilledWorker:
+            text = "a game was tried on four workers, and each of them died: out of memory?"
+            raise OSError(text) from None
 
     def close(self):
         """Cancels what is not begun; a game in progress on a worker ends by itself."""

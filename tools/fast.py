@@ -98,8 +98,10 @@ def forecast(recipe: int, cores: int, games: int) -> str:
                     left.append(minutes[even] - (minutes[games - 1] if games else 0))
     if not left:
         return "no run was measured from here to an even score"
-    told = f"{min(left):.0f} to {max(left):.0f} were" if len(left) > 1 else "one run was"
-    return f"some {np.median(left):.0f} minutes to an even score ({told} measured)"
+    told = f"{min(left):.0f} to {max(left):.0f}, by the logs of {len(left)} seeds"
+    if len(left) == 1:
+        told = "by the log of one seed"
+    return f"some {np.median(left):.0f} minutes to an even score ({told})"
 
 
 def parse_arguments(argv=None):

@@ -62,16 +62,11 @@ IN_ZIP = [  # how the name of the first file in a zip archive ends, what that is
 DICTS = "collections.OrderedDict", "collections.defaultdict"
 STATE = {  # of format 1: the type of each number, the least and the greatest
     "format": (int, 1, 1),
-    "seed": (int, 0, 2**63 - 1),
-    "games": (int, 0, 2**63 - 1),
+    "seed": (int, *pong_pg.WHOLE),
+    "games": (int, *pong_pg.WHOLE),
     "running_mean": (float, -sys.float_info.max, sys.float_info.max),
 }
-HYPERPARAMETERS = {
-    "batch_size": (int, 1, 2**31 - 1),
-    "learning_rate": (float, 1e-100, 1e100),
-    "gamma": (float, 0.0, 1.0),
-    "decay_rate": (float, 0.0, 1 - sys.float_info.epsilon),
-}
+HYPERPARAMETERS = {name: (type(ends[0]), *ends) for name, ends in pong_pg.LIMITS.items()}
 
 
 def read_theirs(path):
@@ -392,13 +387,6 @@ def brief(value) -> str:
     return short.repr(value)
 
 
-def seed(text) -> int:
-    with contextlib.suppress(ValueError):
-        if 0 <= int(text) < 2**63:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"expected a number from 0 to {2**63 - 1}, found {text!r:.60}")
-
-
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"import_model: {message} (see --help)\n")
@@ -411,7 +399,7 @@ def main(argv=None) -> int:
     parser.add_argument("theirs", metavar="THEIRS", help="the file to import")
     parser.add_argument("ours", metavar="OURS", help="the checkpoint to write, a new name")
     text = "of the run that goes on from a bare model (default: 0)"
-    parser.add_argument("--seed", type=seed, metavar="N", help=text)
+    parser.add_argument("--seed", **pong_pg.limited(*pong_pg.WHOLE), help=text)
     args = parser.parse_args(argv)
     try:
         if os.path.lexists(args.ours):

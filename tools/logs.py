@@ -100,8 +100,9 @@ def read_log(path, most=None) -> dict:
     A last line without an end does not count: the run may be writing it.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(line for line in file if line.endswith("\n"))
+        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet adds a mark
+            whole = (line for line in file if line.endswith("\n") and line.strip())
+            header, *rows = csv.reader(whole)
         if header != COLUMNS or not rows or any(len(row) != len(header) for row in rows):
             raise ValueError(f"expected columns {','.join(COLUMNS)} and a row a game")
         episode, score, running_mean, length, seconds = columns = np.array(rows, np.float64).T

@@ -7,7 +7,6 @@ A first run from scratch keeps the save.p that it finds as save.p.1. Here the ag
 content: as many games and the same running mean as the last line of its log, results/agent.csv.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +45,7 @@ def main(flags) -> int:
     print(f"{agent.name} plays", flush=True)
     command = [sys.executable, str(ROOT / "pong_pg.py"), "--evaluate", "1", "--render"]
     try:
-        return subprocess.call([*command, "--save", os.path.relpath(agent), *flags])
+        return subprocess.call([*command, "--save", agent.name, *flags], cwd=ROOT)
     except KeyboardInterrupt:
         return 130
 
