@@ -277,8 +277,9 @@ def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> 
         return Game(points, len(rewards))
     grad = game_gradient(model, played, gamma)
     for name, weights in model.items():
-        if np.shape(grad[name]) != weights.shape:
-            raise ValueError(f"the gradient of {name} is {np.shape(grad[name])}: {weights.shape}?")
+        shape = np.shape(grad[name])
+        if shape != weights.shape:
+            raise ValueError(f"expected a gradient of {name} of {weights.shape}, found {shape}")
     dW1 = grad["W1"].T
     moved = dW1.any(axis=1).nonzero()[0]
     return Game(points, len(rewards), {**grad, "W1": (moved, dW1[moved])})
@@ -1095,6 +1096,7 @@ def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]
         if changes.get(name, old) != old:
             print(f"{name} {changes[name]} replaces the checkpoint's {old}")
     state.hyperparameters = replace(state.hyperparameters, **changes)
+    print(f"  with {in_a_line(asdict(state.hyperparameters))}")
     return model, state
 
 

@@ -244,8 +244,16 @@ def test_weights_that_an_update_leaves_as_they_are_are_named(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("np.dot(epdlogp, eph)}", "np.dot(epdlogp, eph).sum()}", ["gradient of W2 is (): (200,)?"]),
-        ('return {"W1": dW1.T,', 'return {"W1": dW1,', ["gradient of W1 is (6400, 200)"]),
+        (
+            "np.dot(epdlogp, eph)}",
+            "np.dot(epdlogp, eph).sum()}",
+            ["gradient of W2 of (200,), found ()"],
+        ),
+        (
+            'return {"W1": dW1.T,',
+            'return {"W1": dW1,',
+            ["gradient of W1 of (200, 6400), found (6400, 200)"],
+        ),
         ('return {"W1": dW1.T,', 'return {"f": lambda: 1, "W1": dW1.T,', ["lambda", "ickle"]),
         ("other_background) & (field != 0)).view(np.int8)", "0)).astype(np.uint8)", ["uint8"]),
         ("rewards = played[-1]\n", "os._exit(0)\n", ["exited with status 0"]),
