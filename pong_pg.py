@@ -277,7 +277,7 @@ def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> 
         return Game(points, len(rewards))
     grad = game_gradient(model, played, gamma)
     for name, weights in model.items():
-        shape = np.shape(grad[name])
+        shape = np.shape(grad.get(name, weights))  # one without a gradient is not learnt
         if shape != weights.shape:
             raise ValueError(f"expected a gradient of {name} of {weights.shape}, found {shape}")
     dW1 = grad["W1"].T
@@ -413,7 +413,7 @@ def make_pong(**options: Any) -> Any:
         reason = str(error).partition("\n")[0]
         cure = "python -m pip install -r requirements.txt brings gymnasium 1 or gym 0.21, and "
         cure += "AutoROM --accept-license the ROM of gym 0.21"
-        if isinstance(error, TypeError):
+        if "unexpected keyword" in reason:
             cure = f"check the options that Pong gives: {options}"
         if "SDL" in reason:
             screen = os.environ.get("DISPLAY")
@@ -511,13 +511,18 @@ def script_text() -> bytes:
 TEXT_AS_IMPORTED = script_text()
 
 
+def check_unchanged() -> None:
+    """Raises UsageError where a worker would read another script than ours."""
+    if script_text() != TEXT_AS_IMPORTED:
+        raise UsageError(f"{SCRIPT} was changed after Python had read it: start Python again")
+
+
 class Worker:
     """A process that plays one game at a time, and the pipe to it."""
 
     def __init__(self, show: bool) -> None:
-        """Raises OSError, or UsageError where the process would read another script than ours."""
-        if script_text() != TEXT_AS_IMPORTED:
-            raise UsageError(f"{SCRIPT} was changed after Python had read it: start Python again")
+        """Raises OSError, and UsageError as `check_unchanged` does."""
+        check_unchanged()
         context = multiprocessing.get_context("spawn")
         vars(sys.modules["__main__"]).setdefault("__spec__", None)  # pdb and %run take it away
         try:
@@ -613,13 +618,13 @@ class Workers:
         self.workers.remove(worker)
         if worker.batch == self.batch:  # and not one that was given up
             waiting.insert(0, worker.task)
-        status = worker.process.exitcode or 0
-        if status >= 0:  # nobody killed it
+        status = worker.process.exitcode  # None where somebody else has waited for it
+        if status is not None and status >= 0:  # nobody killed it
             raise OSError(f"a worker process exited with status {status}")
         self.deaths += 1
         if self.deaths > 30:
-            text = f"31 worker processes died in a row, the last by signal {-status}"
-            raise OSError(f"{text}: out of memory (signal 9)? try fewer --workers")
+            text = f"31 worker processes died in a row, the last with status {status}"
+            raise OSError(f"{text}: out of memory (-9)? try fewer --workers")
 
     def close(self) -> None:
         for worker in self.workers:
@@ -755,7 +760,7 @@ def decode(data: bytes, frames: list, model: dict, cache: dict) -> State:
     for gap, array in zip(gaps, (*model.values(), *cache.values())):
         file.seek(gap, os.SEEK_CUR)
         array[...] = np.frombuffer(file.read(8 * array.size), "<f8").reshape(array.shape)
-    rest = json.loads(file.read())
+    rest = json.loads(file.read(MOST_JSON + 1))
     seed, games = number(*WHOLE, rest["seed"], "seed"), number(*WHOLE, rest["games"], "games")
     most = sys.float_info.max
     running_mean = number(-most, most, rest["running_mean"], "running_mean")
@@ -945,7 +950,7 @@ class Records(contextlib.AbstractContextManager):
         if self.model_before is not None and self.points > 0 and not wrong:
             self.check_first_update(self.model_before)
             self.model_before = None
-        if self.found_save:  # not before there is something to take its place
+        if self.found_save and not wrong:  # not before there is something to take its place
             keep(self.save_path)
             self.found_save = False
         self.whole_games = self.state.games  # from here on they may be saved
@@ -960,12 +965,13 @@ class Records(contextlib.AbstractContextManager):
     def check_first_update(self, model_before: dict) -> None:
         """Says what a change to the method has broken, before more games are played in vain."""
         check_readable(self.model, self.state)
+        can_learn = self.state.hyperparameters.gamma < 1  # else 21 lost points teach nothing
         for name, weights in self.model.items():
-            if np.array_equal(weights, model_before[name]):
+            if can_learn and np.array_equal(weights, model_before[name]):
                 text = f"the update left {name} as it was: is its gradient 0, or not added up?"
                 print(f"pong_pg: {text}", file=sys.stderr)
 
-    def write_rows(self) -> None:
+    def write_rows(self, otherwise: str = "wait") -> None:
         """Adds the rows of whole batches to the log, or leaves it as it is and warns."""
         path = self.log_path
         if path is None or not self.rows:
@@ -984,7 +990,7 @@ class Records(contextlib.AbstractContextManager):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.rows.clear()
         except OSError as error:  # a spreadsheet has it open, say
-            text = f"{path} cannot be written, {len(self.rows)} rows wait: {error}"
+            text = f"{path} cannot be written, {len(self.rows)} rows {otherwise}: {error}"
             print(f"pong_pg: {text}", file=sys.stderr)
 
     def save(self) -> None:
@@ -996,8 +1002,10 @@ class Records(contextlib.AbstractContextManager):
 
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is not KeyboardInterrupt:  # a second Ctrl-C: at once
-            self.save()
-            self.write_rows()  # those that wait, if the log can be written by now
+            try:
+                self.save()
+            finally:  # the rows that wait, if the log can be written by now
+                self.write_rows("are lost (resume with --log other.csv)")
 
 
 def cut_log(path: str, state: State) -> float:
@@ -1072,7 +1080,8 @@ def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tu
     model = init_model(np.random.default_rng(seed))
     for name, weights in (*model.items(), *init_cache(model).items()):
         if not isinstance(weights, np.ndarray) or weights.dtype.kind != "f":
-            raise UsageError(f"expected an array of floats as {name}, found {weights!r:.60}")
+            text = " ".join(repr(weights).split())
+            raise UsageError(f"expected an array of floats as {name}, found {text:.60}")
     hyper = hyperparameters({**asdict(Hyperparameters()), **changes})
     print(f"training from scratch, seed {seed} (README.md: how long until it wins?)")
     for path in (log, save):
@@ -1173,7 +1182,7 @@ def prepare_output() -> None:
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
     """Trains or evaluates. What these two call does not see `args`."""
-    if getattr(sys.modules[__name__], "__file__", "<stdin>") == "<stdin>":
+    if getattr(sys.modules.get(__name__), "__file__", "<stdin>") == "<stdin>":
         text = "workers read the script too, so it must be a file"
         raise UsageError(f"{text}: python pong_pg.py, or import pong_pg; pong_pg.main([])")
     if getattr(multiprocessing.current_process(), "_inheriting", False):

@@ -145,6 +145,18 @@ def test_every_length_that_is_cut_is_noticed(small):
         refusal(path, signed(data[:-32] + more))
 
 
+def test_no_more_is_parsed_than_a_run_can_have_written(small, monkeypatch):
+    data, path = small
+    pickled, caches, text, _ = parts(data)
+    lengths = []
+    loads = json.loads
+    monkeypatch.setattr(pong_pg.json, "loads", lambda s: lengths.append(len(s)) or loads(s))
+    long = b'{"format": [' + b"[]," * 1_600 + b"[]]}\n"
+    for more in long, text + b" " * 500:  # as long as what a changed script might write
+        refusal(path, signed(pickled + caches + more))
+    assert max(lengths) <= pong_pg.MOST_JSON + 1
+
+
 def test_damage_to_a_file_of_full_size_is_noticed(short_run, tmp_path):
     path = tmp_path / "save.p"
     data = (short_run / "save.p").read_bytes()

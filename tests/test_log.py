@@ -199,10 +199,32 @@ def test_rows_that_wait_at_the_end_are_written_then_but_none_of_a_batch_that_is_
     assert games_in(tmp_path / "save.p") == 4
 
 
+def test_rows_that_are_lost_at_the_end_are_told(records, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pong_pg, "write_atomically", lambda path, data: None)
+    with records:
+        records.play(2)
+        (tmp_path / "log.csv").unlink()
+        (tmp_path / "log.csv").mkdir()
+        records.play(1)
+    waits, lost = capsys.readouterr().err.splitlines()
+    assert "1 rows wait" in waits and "1 rows are lost (resume with --log other.csv)" in lost
+
+
 def test_without_a_log_no_row_is_kept(records):
     records.log_path = None
     records.play(2)
     assert records.rows == records.batch_rows == []
+
+
+@pytest.mark.parametrize("gamma, lines", [(0.99, 2), (1.0, 0)])
+def test_without_a_discount_21_lost_points_teach_nothing_and_that_is_no_slip(
+    records, capsys, gamma, lines
+):
+    records.state.hyperparameters = pong_pg.Hyperparameters(gamma=gamma)
+    records.add_game(0, pong_pg.Game([-1.0] * 21, 900), -21.0)
+    records.state.games = 1
+    records.end_batch()
+    assert capsys.readouterr().err.count("the update left") == lines
 
 
 def test_what_a_fresh_run_cannot_keep_it_does_not_overwrite(records, tmp_path, monkeypatch):

@@ -82,6 +82,7 @@ class Cluster:
             text = f"no Dask scheduler is found at {address}: {error}"
             raise script.UsageError(text) from None
         self.wait_for_a_worker(address)
+        script.check_unchanged()
         self.client.upload_file(script.__file__)
         if address == "local":  # at its end the emulator's library would report leaks
             self.client.run(atexit.register, os._exit, 0)
