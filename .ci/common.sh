@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
+unset "${!PYTHON@}" # which a newcomer has not set; PYTHONDONTWRITEBYTECODE hides what Python keeps
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 find_python() { # VERSION: prints the folder of a python3 that is of this version

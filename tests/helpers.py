@@ -231,7 +231,8 @@ def refused(done, *words):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Their names, but for what Python keeps of an imported script."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "__pycache__")
 
 
 def sha256(path):
