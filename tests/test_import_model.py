@@ -587,6 +587,7 @@ for line in sys.stdin:
     memory = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if memory > 300e6 or used.ru_utime + used.ru_stime > 1:
         print("TOO MUCH:", used, flush=True)
+    sys.stderr.flush()  # Python 3.8 holds it back where it goes to a file
     os._exit(status)
 """
 
