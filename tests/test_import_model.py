@@ -122,6 +122,25 @@ def test_a_bare_model_begins_at_game_0_with_fresh_caches(tmp_path):
     assert state.hyperparameters == pong_pg.Hyperparameters()
 
 
+def test_of_a_changed_scripts_checkpoint_the_model_comes_over(shrink, tool, tmp_path):
+    """With Adam it has two caches of each array."""
+    model, state = shrink(2, 3)
+    for name, squares in list(state.rmsprop_cache.items()):
+        state.rmsprop_cache[f"mean of {name}"] = -squares
+    data = pong_pg.encode(model, state)
+    (tmp_path / "adam.p").write_bytes(data)
+    status, out, _ = tool("adam.p", "new.p")
+    assert status == 0 and "adam.p: a changed script wrote it: its model is taken" in out
+    found, state = pong_pg.load_checkpoint(tmp_path / "new.p")
+    assert bits(found) == bits(model) and state.games == 0
+    assert not any(squares.any() for squares in state.rmsprop_cache.values())
+    middle = len(data) // 2
+    for damaged in data[:-40], data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]:
+        (tmp_path / "adam.p").write_bytes(damaged)
+        status, out, err = tool("adam.p", "other.p")
+        assert (status, out) == (2, "") and "adam.p is damaged: its checksum" in err
+
+
 def test_what_was_done_to_a_file_is_said(shrink, tool, tmp_path):
     shrink(2, 3)
     (tmp_path / "theirs.p").write_bytes(ORIGINAL.replace(b"\n", b"\r\n") + pickle.dumps(1000, 0))

@@ -4,8 +4,9 @@
 
 It reads the pickles of the Python 2 original and of its ports, {"W1": (200, 6400), "W2": (200,)},
 whatever protocol, order and numpy wrote them: the run then goes on at game 0 with fresh RMSProp
-caches. Format 1 of pong_pg.py comes over with its whole state. A pickle can run code as it is
-loaded: here nothing is looked up, called or built that it names.
+caches. Format 1 of pong_pg.py comes over with its whole state. Of the checkpoint of a script that
+you changed, to Adam say, only the model does. A pickle can run code as it is loaded: here nothing
+is looked up, called or built that it names.
 """
 
 import argparse
@@ -121,10 +122,15 @@ def read_pickles(guarded):
         remarks.append("its lines end in \\r\\n, as on Windows, and were read as they were written")
     end = file.tell()
     behind = file.read(most_bytes())
-    if is_format_1(behind):
+    if is_ours(behind):
         file.seek(0)
-        return model, read_state(file.read(end + len(behind)), end), remarks
-    if behind.strip():
+        data = file.read(end + len(behind))
+        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
+            raise CheckpointError("is damaged: its checksum does not match")
+        if not data[:-32].endswith(b"}\n"):  # as format 2 does
+            return model, read_state(data[end:-32]), remarks
+        remarks.append("a changed script wrote it: its model is taken, and its caches are not")
+    elif behind.strip():
         file.seek(-1, os.SEEK_END)
         if file.read(1) != pickle.STOP:
             raise CheckpointError("is damaged: there is something behind its model, and no pickle")
@@ -132,8 +138,8 @@ def read_pickles(guarded):
     return model, None, remarks
 
 
-def is_format_1(behind) -> bool:
-    """Two of its words are enough: one of them may be damaged."""
+def is_ours(behind) -> bool:
+    """Two of the words of a state are enough: one of them may be damaged."""
     words = b"running_mean", b"hyperparameters", b"rmsprop_cache"
     return sum(word in behind for word in words) >= 2
 
@@ -335,11 +341,9 @@ def read_floats(name, data, shape, dtype="<f8", order="C") -> np.ndarray:
     return array.astype(np.float64)
 
 
-def read_state(data, end) -> pong_pg.State:
-    """The second pickle of format 1, from `end` on: the state, with the caches as bytes."""
-    if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-        raise CheckpointError("is damaged: its checksum does not match")
-    behind = io.BytesIO(data[end:-32])
+def read_state(data) -> pong_pg.State:
+    """The second pickle of format 1: the state, with the caches as bytes."""
+    behind = io.BytesIO(data)
     found = SafeUnpickler(Guarded(behind)).load()
     if behind.read(1):
         raise CheckpointError("has something behind its second pickle")
