@@ -673,15 +673,17 @@ MOST_JSON = 4096  # bytes
 
 
 def save_checkpoint(path: str, model: dict, state: State) -> None:
-    """Writes `path`, whose bytes depend on model and state alone. OSError.
+    """Writes `path`, whose bytes depend on model and state alone. OSError, CheckpointError."""
+    check_numbers(path, model, state)
+    write_atomically(path, encode(model, state))
 
-    Raises CheckpointError for numbers that `load_checkpoint` would refuse.
-    """
+
+def check_numbers(path: str, model: dict, state: State) -> None:
+    """Raises CheckpointError for numbers that `load_checkpoint` would refuse."""
     wrong = fault(model, state.rmsprop_cache)
     if wrong:
         text = f"after {state.games} games {wrong}: {path} is left as it was"
         raise CheckpointError(f"{text}; try a smaller --learning-rate, or undo your last change")
-    write_atomically(path, encode(model, state))
 
 
 def check_readable(model: dict, state: State) -> None:
@@ -946,11 +948,11 @@ class Records(contextlib.AbstractContextManager):
         self.points += len(game.points)
 
     def end_batch(self) -> None:
-        wrong = fault(self.model, self.state.rmsprop_cache)
-        if self.model_before is not None and self.points > 0 and not wrong:
+        check_numbers(self.save_path, self.model, self.state)  # before anything is written
+        if self.model_before is not None and self.points > 0:
             self.check_first_update(self.model_before)
             self.model_before = None
-        if self.found_save and not wrong:  # not before there is something to take its place
+        if self.found_save:  # not before there is something to take its place
             keep(self.save_path)
             self.found_save = False
         self.whole_games = self.state.games  # from here on they may be saved
@@ -958,8 +960,7 @@ class Records(contextlib.AbstractContextManager):
             self.rows += self.batch_rows
         self.batch_rows.clear()
         self.write_rows()
-        due = self.whole_games // self.save_every > self.saved_games // self.save_every
-        if due or wrong:  # then saving raises the error
+        if self.whole_games // self.save_every > self.saved_games // self.save_every:
             self.save()
 
     def check_first_update(self, model_before: dict) -> None:

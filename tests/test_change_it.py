@@ -231,14 +231,16 @@ def test_a_slip_that_would_cost_the_run_is_told_by_the_end_of_the_first_batch(
 
 def test_a_first_update_that_fails_leaves_the_files_as_they_were(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "save.p").write_text("of an earlier run")
+    for name in "save.p", "log.csv":
+        (tmp_path / name).write_text("of an earlier run")
     infinite = UPDATE + "        model[name] += np.inf\n"
     script = imported(edited(tmp_path / "slip.py", SHORTER_GAMES, (UPDATE, infinite)))
     script.H = 8
-    assert run_here(*RUN, script=script) == 2
+    assert run_here(*RUN, "--log", "log.csv", script=script) == 2
     one_line(capsys.readouterr().err, "W1 is not finite", "left as it was")
-    assert files(tmp_path) == ["save.p", "slip.py"]
-    assert (tmp_path / "save.p").read_text() == "of an earlier run"
+    assert files(tmp_path) == ["log.csv", "save.p", "slip.py"]
+    for name in "save.p", "log.csv":
+        assert (tmp_path / name).read_text() == "of an earlier run"
 
 
 def test_weights_that_an_update_leaves_as_they_are_are_named(tmp_path, monkeypatch, capsys):
