@@ -590,7 +590,9 @@ class Workers:
     def collect(self, waiting: list, games: dict) -> None:
         """Receives what the workers say within a tenth of a second."""
         busy = {worker.pipe: worker for worker in self.workers if not worker.idle}
-        speaking: list = connection.wait(list(busy), timeout=0.1)
+        speaking: list = []
+        with contextlib.suppress(InterruptedError):  # Ctrl-C on Windows: it has been noted
+            speaking = connection.wait(list(busy), timeout=0.1)
         for pipe in speaking:
             worker = busy[pipe]
             try:

@@ -185,6 +185,8 @@ class Players:
                 pipe.send(model)
             for first, pipe in enumerate(self.pipes):
                 played[first :: len(self.pipes)] = pipe.recv()
+        except InterruptedError:  # Ctrl-C on Windows
+            raise pong_pg.Stopped(signal.SIGINT) from None
         except (EOFError, OSError):
             raise OSError("a process that plays has died") from None
         *arrays, games = zip(*played)

@@ -29,6 +29,7 @@ sys.stdin.read()  # until whoever started this closes it, or is no more
 for process in psutil.process_iter():
     with contextlib.suppress(psutil.Error):
         started = process.environ().get("PONG_PG_TESTS") == sys.argv[1]
+        started = started and process.pid != int(sys.argv[1])  # Windows shows what is set later
         if started and not any("resource_tracker" in word for word in process.cmdline()):
             process.kill()  # multiprocessing's tracker ends by itself, and is missed before
 """

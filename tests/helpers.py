@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "pong_pg.py"
 SIGNALS = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
 ONE_AT_A_TIME = threading.Lock()
-posix = pytest.mark.skipif(os.name != "posix", reason="signals and files as POSIX has them")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals, files, a shell of POSIX")
 
 # ---- the script as a command --------------------------------------------------------------------
 

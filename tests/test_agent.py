@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, put_agent, run_script
+from helpers import ROOT, posix, put_agent, run_script
 
 import pong_pg
 
@@ -66,6 +66,7 @@ def test_another_script_reads_the_agent(agent):
     assert done.stdout == "(200, 6400)\n", done.stderr
 
 
+@posix
 @pytest.mark.slow
 def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     """After a first run of your own it is save.p.1, and save.p is yours."""
@@ -76,7 +77,7 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
     options = {"cwd": str(tmp_path), "env": {**os.environ, **screen}, "stderr": subprocess.PIPE}
     done = subprocess.run(command, **options)
-    assert done.returncode == 2 and b"git show HEAD:save.p" in done.stderr
+    assert done.returncode == 2 and b"download its save.p once more" in done.stderr
     shutil.copy(agent / "save.p", tmp_path / "save.p.1")
     (tmp_path / "save.p").write_bytes(b"my own")
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as run:
@@ -86,6 +87,20 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     assert lines[2].startswith(b"ep 0: game finished, reward: ") and run.returncode == 130
 
 
+def test_an_agent_that_training_went_on_from_is_brought_back(agent, tmp_path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    shutil.copy(agent / "save.p", tmp_path)
+    for command in ["init", "-q"], ["add", "save.p"], ["commit", "-q", "-m", "the agent"]:
+        subprocess.run([*git, *command], check=True)
+    for mine in "save.p", "save.p.1":
+        (tmp_path / mine).write_bytes(b"my own")
+    assert watch.get_agent(tmp_path) == tmp_path / "save.p.2" == watch.find_agent(tmp_path)
+    assert (tmp_path / "save.p.2").read_bytes() == (agent / "save.p").read_bytes()
+    assert (tmp_path / "save.p").read_bytes() == (tmp_path / "save.p.1").read_bytes() == b"my own"
+    assert watch.get_agent(tmp_path) == tmp_path / "save.p.2"  # it is only brought back once
+
+
+@posix
 @pytest.mark.slow
 def test_readmes_commands_work_in_one_folder_in_any_order(tmp_path):
     """Train first, then test: the first run makes save.p the newcomer's own."""

@@ -269,7 +269,7 @@ def test_a_pickle_that_save_would_not_write_is_refused(small):
         pickle.dumps(fortran, 3),
         pickletools.optimize(pickled),
         pickled.replace(b"multiarray", b"MultiArray"),
-        pickled[:-1] + b"0cos\nsystem\n(S'touch canary'\ntR.",
+        pickled[:-1] + b"0cos\nsystem\n(S'mkdir canary'\ntR.",
     ):
         assert other != pickled
         refusal(path, signed(other + caches + text))

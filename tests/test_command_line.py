@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT, SMALL, edited, files, one_line, refused, run_script
+from helpers import ROOT, SCRIPT, SMALL, edited, files, one_line, posix, refused, run_script
 
 import pong_pg
 
@@ -203,6 +203,7 @@ def test_without_a_display_render_says_so(short_run):
             refused(done, "--render needs a display")
 
 
+@posix
 def test_render_shows_the_game_and_changes_nothing_else(short_run, tmp_path):
     """A point's line appears as it is scored, seconds into the game; the game is the same one."""
     screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
@@ -272,6 +273,7 @@ def test_save_every_rounds_up_to_whole_batches(short_run, tmp_path, quick):
     assert (short_run / "stdout").read_text().count("saved save.p") == 3
 
 
+@posix
 def test_a_reader_who_leaves_ends_the_run_without_a_traceback(tmp_path, quick):
     command = f"'{sys.executable}' '{quick}' --seed 3 --batch-size 1 | head -n 2"
     done = subprocess.run(

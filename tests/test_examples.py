@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, edited, run_script
+from helpers import ROOT, SMALL, edited, posix, run_script
 
 import pong_pg
 
@@ -314,6 +314,7 @@ class InThisProcess(with_ppo.Players):
         return [emulator.play(self.model) for emulator in self.emulators]
 
 
+@posix
 def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
     """The same bits, whoever plays; the lines, the log and the checkpoint of pong_pg.py; and Ctrl-C
     saves what was learnt."""
@@ -358,6 +359,7 @@ def test_ppo_one_seed_one_run_that_pong_pg_can_show(tmp_path, monkeypatch):
 # ---- both, as commands
 
 
+@posix
 def test_ctrl_c_saves_what_was_learnt(tmp_path):
     flags = "--seed 5 --save save.p --batch-size 1".split()
     script = short_games(tmp_path, "with_torch")

@@ -513,19 +513,19 @@ def model_of(shape=b"M\xc8\0M\0\x19\x86", data=b"C\0"):
 
 SIZE = 40_000_000  # bytes; a line may have 900,000 more
 WIDE = "\U0001f600".encode()  # a text that contains it takes four bytes a letter in memory
-TOUCH, SYSTEM = text("touch canary"), name("os", "system")
+MAKE, SYSTEM = text("mkdir canary"), name("os", "system")
 SHOWN_OFTEN = b"q\0" + b"".join(b"(" + b"h%c" % n * 6 + b"tq%c" % (n + 1) for n in range(2))
 
-ROUTES = {  # what runs TOUCH in whoever opens it with plain `pickle`
-    "REDUCE": call(SYSTEM, TOUCH) + b".",
-    "INST": b"(S'touch canary'\nios\nsystem\n.",
-    "OBJ": b"(" + SYSTEM + TOUCH + b"o.",
-    "STACK_GLOBAL": b"\x80\4" + text("os") + text("system") + b"\x93" + TOUCH + b"\x85R.",
-    "a dotted name": b"\x80\4" + text("shutil") + text("os.system") + b"\x93" + TOUCH + b"\x85R.",
+ROUTES = {  # what runs MAKE in whoever opens it with plain `pickle`
+    "REDUCE": call(SYSTEM, MAKE) + b".",
+    "INST": b"(S'mkdir canary'\nios\nsystem\n.",
+    "OBJ": b"(" + SYSTEM + MAKE + b"o.",
+    "STACK_GLOBAL": b"\x80\4" + text("os") + text("system") + b"\x93" + MAKE + b"\x85R.",
+    "a dotted name": b"\x80\4" + text("shutil") + text("os.system") + b"\x93" + MAKE + b"\x85R.",
     "BUILD": call(name("types", "SimpleNamespace")) + b"N}" + text("__setstate__") + SYSTEM
-    + b"s\x86b" + TOUCH + b"b.",
+    + b"s\x86b" + MAKE + b"b.",
     "EXT": call(name("copyreg", "add_extension"), text("os"), text("system"), b"K\1")
-    + b"0\x82\1" + TOUCH + b"\x85R.",
+    + b"0\x82\1" + MAKE + b"\x85R.",
 }  # fmt: skip
 HOSTILE = {
     **ROUTES,
@@ -685,7 +685,7 @@ def test_no_name_is_looked_up(old):
 
 FILES = [*PYTHON_2.values(), *(pickle.dumps(make_model(2, 3), protocol) for protocol in range(5))]
 PARTS = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-PARTS += [TOUCH, call(SYSTEM, TOUCH), b"N}" + text("__setstate__") + SYSTEM + b"s\x86b"]
+PARTS += [MAKE, call(SYSTEM, MAKE), b"N}" + text("__setstate__") + SYSTEM + b"s\x86b"]
 DAMAGE = st.tuples(
     st.integers(0, 420), st.integers(0, 9), st.sampled_from(PARTS) | st.binary(max_size=9)
 )

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, SCRIPT, SMALL, edited, run_script
+from helpers import ROOT, SCRIPT, SMALL, edited, posix, run_script
 
 import pong_pg
 
+pytestmark = posix
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 INSTALL = "python -m pip install -r requirements.txt"
 PYTHON38 = sys.version_info[:2] == (3, 8)

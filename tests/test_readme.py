@@ -32,8 +32,8 @@ def blocks(text):
 
 
 def everyday_commands():
-    (block,) = (code for _, _, code in blocks(README) if code.startswith("python pong_pg.py   "))
-    return [shlex.split(line, comments=True) for line in block.splitlines()]
+    chapter = README.partition("\n## Everyday commands\n")[2].partition("\n## ")[0]
+    return [command.split() for command in re.findall("^- `(.+?)`: ", chapter, re.M)]
 
 
 def test_the_readme_is_read_in_ten_minutes():
@@ -89,6 +89,13 @@ def test_everyday_commands_work_one_after_the_other(tmp_path):
         )
         assert done.returncode == 0, (command, done.stdout)
     assert {"save.p", "save.p.1", "pong.csv", "new.p"} <= set(os.listdir(str(tmp_path)))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_to_copy_has_a_comment(page):
+    """To zsh, the shell of a Mac, and to cmd of Windows a # is a word, and a quote in it opens."""
+    for _, language, code in blocks((ROOT / page).read_text(encoding="utf-8")):
+        assert language not in ("bash", "powershell") or not re.search(r"(^|\s)#", code), code
 
 
 @pytest.mark.parametrize("page", PAGES)

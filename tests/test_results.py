@@ -132,7 +132,7 @@ def test_the_tables_are_those_of_the_logs():
         assert tables.fill(text, name) == text, "python tools/figures.py tables writes them anew"
         found += [place[1] for place in tables.PLACE.findall(text)]
     assert set(found) == set(tables.TABLES)
-    others = [page for page in PAGES if str(page.relative_to(ROOT)) not in tables.PAGES]
+    others = [page for page in PAGES if page.relative_to(ROOT).as_posix() not in tables.PAGES]
     assert not [page for page in others if "<!-- table:" in page.read_text(encoding="utf-8")]
 
 

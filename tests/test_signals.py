@@ -181,6 +181,30 @@ def test_a_run_in_another_thread_works_without_signals(tiny, tmp_path):
     assert statuses == [0] and games_in(tmp_path / "run" / "save.p") == 2
 
 
+def test_ctrl_c_that_ends_the_wait_itself_as_on_windows_is_no_error(tmp_path, monkeypatch, capsys):
+    """There Python runs the handler, and the wait for the workers raises InterruptedError."""
+    wait, played = pong_pg.connection.wait, []
+
+    def wait_as_on_windows(busy, timeout):
+        ready = wait(busy, timeout)
+        if len(played) == 2:
+            played.clear()
+            signal.raise_signal(signal.SIGINT)
+            raise InterruptedError(4, "Interrupted function call")
+        return ready
+
+    def add_game(records, *game, as_it_is=pong_pg.Records.add_game):
+        played.append(game)
+        as_it_is(records, *game)
+
+    monkeypatch.setattr(pong_pg.Records, "add_game", add_game)
+    monkeypatch.setattr(pong_pg.connection, "wait", wait_as_on_windows)
+    monkeypatch.chdir(tmp_path)
+    assert pong_pg.main(["--batch-size", "1", "--workers", "1", "--seed", "3"]) == 130
+    assert capsys.readouterr().err == ""
+    assert games_in(tmp_path / "save.p") == 2
+
+
 # ---- at any moment of a real run ----------------------------------------------------------------
 
 DIGESTS = """

@@ -14,6 +14,7 @@ import csv
 import functools
 import io
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -210,6 +211,8 @@ def main():
     parser.add_argument("--cores", type=int, default=CORES, help="workers at most")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     args = parser.parse_args()
+    if args.memory and os.name != "posix":
+        parser.error("--memory needs Linux or a Mac")
     versions = pong_pg.in_a_line(pong_pg.versions())
     print(f"{versions}, {CORES} cores")
     if args.memory:

@@ -72,7 +72,8 @@ class Cluster:
                 logging.getLogger(name).disabled = True
         where = {"address": address, "timeout": 5}
         if address == "local":
-            where = {"n_workers": count, "threads_per_worker": 1, "dashboard_address": ":0"}
+            where = {"n_workers": count, "threads_per_worker": 1}
+            where["dashboard_address"] = "127.0.0.1:0"  # for this machine only
             where["silence_logs"] = logging.CRITICAL
         try:
             with script.signals_held_back():  # in the processes of a local cluster for good

@@ -219,6 +219,8 @@ def draw_pictures(args):
 
 def print_minutes(args):
     """When the running mean of logs reached scores, and what it was after some games."""
+    if hasattr(sys.stdout, "reconfigure"):  # in a file of Korean Windows a dash would be an error
+        sys.stdout.reconfigure(encoding="utf-8")
     runs = []
     for path in args.logs:
         named = NAME.fullmatch(Path(path).name)

@@ -5,8 +5,10 @@
 
 A first run from scratch keeps the save.p that it finds as save.p.1. Here the agent is known by its
 content: as many games and the same running mean as the last line of its log, results/agent.csv.
+Where training went on from it, git brings it back as save.p.1 or the next name that is free.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,17 +32,29 @@ def find_agent(folder=ROOT):
     return None
 
 
+def get_agent(folder=ROOT):
+    """The agent's path. Training may have gone on from it: git then brings it back. OSError."""
+    found = find_agent(folder)
+    if found is None and shutil.which("git"):
+        show = ["git", "-C", str(folder), "show", "HEAD:save.p"]
+        done = subprocess.run(show, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        if done.returncode == 0:
+            pong_pg.write_atomically(pong_pg.free_name(f"{folder}/save.p"), done.stdout)
+            found = find_agent(folder)
+    if found is None:
+        text = f"the agent that ships is no longer in {folder}: download its save.p once more"
+        raise FileNotFoundError(text)
+    return found
+
+
 def main(flags) -> int:
     if "-h" in flags or "--help" in flags:
         print(__doc__)
         return 0
-    agent = find_agent()
-    if agent is None:
-        print(
-            "watch: the agent that ships is no longer here, training went on from it: "
-            "git show HEAD:save.p > save.p.agent brings it back",
-            file=sys.stderr,
-        )
+    try:
+        agent = get_agent()
+    except OSError as error:
+        print(f"watch: {error}", file=sys.stderr)
         return 2
     print(f"{agent.name} plays", flush=True)
     command = [sys.executable, str(ROOT / "pong_pg.py"), "--evaluate", "1", "--render"]
