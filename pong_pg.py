@@ -37,6 +37,7 @@ import pickle
 import secrets
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -144,8 +145,8 @@ def init_model(rng: np.random.Generator) -> dict:
 def policy_forward(model: dict, x: np.ndarray) -> tuple[float, np.ndarray]:
     """x (D,) int8 or float -> (p, h): the probability of UP and the hidden state (H,) float64.
 
-    h = max(0, W1 x), p = sigmoid(W2 . h). Some 33 of the 6400 inputs are not 0: only their columns
-    of W1 are read.
+    h = max(0, W1 x), p = sigmoid(W2 . h). Some 20 to 30 of the 6400 inputs are not 0: only their
+    columns of W1 are read.
     """
     moved = (x != 0).nonzero()[0]
     h = np.dot(x.take(moved), model["W1"].T.take(moved, axis=0))
@@ -227,6 +228,7 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point: Calla
     (y - p, "the gradient that encourages the action that was taken to be taken") and rewards, a
     list of T floats. `on_point(reward)` is called as a point is scored.
     """
+    model = {**model, "W1": np.asfortranarray(model["W1"])}  # else its columns are read slowly
     epx = np.empty((MAX_STEPS, D), np.int8)  # memory is only taken up by the steps played
     eph = np.empty((MAX_STEPS, model["W2"].shape[-1]))
     epdlogp, rewards = [], []
@@ -271,7 +273,7 @@ class Game(NamedTuple):
 def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> Game:
     """Plays the game of `seed` and computes its gradient, unless gamma is None."""
     played = play_game(pong, model, np.random.default_rng(seed), on_point)
-    rewards = played[-1]
+    rewards = played[3]
     points = [reward for reward in rewards if reward != 0]
     if gamma is None:
         return Game(points, len(rewards))
@@ -517,11 +519,19 @@ def check_unchanged() -> None:
         raise UsageError(f"{SCRIPT} was changed after Python had read it: start Python again")
 
 
+def check_guarded() -> None:
+    """Raises UsageError in a worker that would start workers as it reads its parent's script."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        text = "your script is read by a worker, too: what plays in it belongs under"
+        raise UsageError(f'{text} if __name__ == "__main__":')
+
+
 class Worker:
     """A process that plays one game at a time, and the pipe to it."""
 
     def __init__(self, show: bool) -> None:
         """Raises OSError, and UsageError as `check_unchanged` does."""
+        check_guarded()
         check_unchanged()
         context = multiprocessing.get_context("spawn")
         vars(sys.modules["__main__"]).setdefault("__spec__", None)  # pdb and %run take it away
@@ -695,7 +705,11 @@ def check_readable(model: dict, state: State) -> None:
     try:
         if names != expected:
             raise ValueError(f"the cache has {names}, and init_cache makes {expected}")
-        decode(encode(model, state), pickle_frames(blank), blank, init_cache(blank))
+        read = vars(decode(encode(model, state), pickle_frames(blank), blank, init_cache(blank)))
+        read["rmsprop_cache"] = state.rmsprop_cache  # which decode has compared
+        for name, value in vars(state).items():
+            if name not in read or read[name] != value:
+                raise ValueError(f"encode does not write {name} of State, or decode not read it")
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"what you changed cannot be saved and read again: {text}") from None
@@ -938,7 +952,7 @@ class Records(contextlib.AbstractContextManager):
         self.whole_games = self.saved_games = self.state.games
         self.batch_rows: list = []  # of the batch that is played
         self.rows: list = []  # of whole batches, not written yet
-        self.points = 0  # without one there is nothing to learn from
+        self.played = self.points = 0
         self.model_before: dict | None = {name: w.copy() for name, w in self.model.items()}
         self.began = time.monotonic()
         if self.log_path is not None and not self.fresh:
@@ -947,11 +961,12 @@ class Records(contextlib.AbstractContextManager):
     def add_game(self, number: int, game: Game, running_mean: float) -> None:
         row = f"{number},{sum(game.points, 0.0)},{running_mean},{game.steps}"
         self.batch_rows.append(row)
+        self.played += 1
         self.points += len(game.points)
 
     def end_batch(self) -> None:
         check_numbers(self.save_path, self.model, self.state)  # before anything is written
-        if self.model_before is not None and self.points > 0:
+        if self.model_before is not None and (self.points > 0 or self.played >= 10):
             self.check_first_update(self.model_before)
             self.model_before = None
         if self.found_save:  # not before there is something to take its place
@@ -968,6 +983,10 @@ class Records(contextlib.AbstractContextManager):
     def check_first_update(self, model_before: dict) -> None:
         """Says what a change to the method has broken, before more games are played in vain."""
         check_readable(self.model, self.state)
+        if self.points == 0:
+            text = f"no point was scored in {self.played} games: there is nothing to learn from"
+            print(f"pong_pg: {text}", file=sys.stderr)
+            return
         can_learn = self.state.hyperparameters.gamma < 1  # else 21 lost points teach nothing
         for name, weights in self.model.items():
             if can_learn and np.array_equal(weights, model_before[name]):
@@ -1015,6 +1034,7 @@ def cut_log(path: str, state: State) -> float:
     """Cuts a log to the games of a checkpoint. Returns its seconds so far, or CheckpointError."""
     if not os.path.exists(path):
         return 0.0
+    columns = LOG_HEADER.split(",")
     with open(path, encoding="utf-8-sig", errors="replace") as file:  # a spreadsheet adds a mark
         header, *lines = file.read().splitlines() or [LOG_HEADER]
     if header != LOG_HEADER:
@@ -1023,20 +1043,22 @@ def cut_log(path: str, state: State) -> float:
     last: tuple | None = None  # (game, running mean, seconds) of the last row that is kept
     for n, line in enumerate(lines, 2):
         try:
-            game, _, mean, _, seconds = map(float, line.split(","))
-            follows = last is None or game == last[0] + 1
+            numbers = [float(text) for text in line.split(",")]
+            row = dict(zip(columns, numbers))
+            game = row["episode"]
+            follows = len(numbers) == len(columns) and (last is None or game == last[0] + 1)
         except ValueError:
             follows = False
         if line == "" or (n > len(lines) and not follows):  # a kill may have cut the last line
             continue
         if not follows:
             wanted = "a game" if last is None else f"game {last[0] + 1:.0f}"
-            text = f"line {n}: expected five numbers of {wanted}, found {line!r:.60}"
+            text = f"line {n}: expected {len(columns)} numbers of {wanted}, found {line!r:.60}"
             raise CheckpointError(f"{path} is not the log of this run: {text}")
         if game >= state.games:  # this and what follows is played again
             break
         rows.append(line)
-        last = game, mean, seconds
+        last = game, row["running_mean"], row["seconds"]
     if last and (last[0] != state.games - 1 or not math.isclose(last[1], state.running_mean)):
         ends = f"it ends with game {last[0]:.0f} and a running mean of {last[1]:.2f}"
         wanted = f"expected game {state.games - 1} and {state.running_mean:.2f}"
@@ -1093,8 +1115,8 @@ def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tu
     with contextlib.suppress(CheckpointError):
         _, found = load_checkpoint(save)
         print(f"  it holds {describe(found)}")
-        print(f"  to continue it: python pong_pg.py --resume --save {free_name(save)}")
-        print(f"  to watch it: python pong_pg.py --evaluate 1 --render --save {free_name(save)}")
+        print(f"  to continue it: {command('--resume', '--save', free_name(save))}")
+        print(f"  to watch it: {command('--evaluate', '1', '--render', '--save', free_name(save))}")
     return model, State(seed, init_cache(model), hyper)
 
 
@@ -1110,6 +1132,11 @@ def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]
     state.hyperparameters = replace(state.hyperparameters, **changes)
     print(f"  with {in_a_line(asdict(state.hyperparameters))}")
     return model, state
+
+
+def command(*flags: str) -> str:
+    """Returns what to type to run this script with these flags."""
+    return subprocess.list2cmdline(["python", os.path.basename(SCRIPT), *flags])
 
 
 def describe(state: State) -> str:
@@ -1188,13 +1215,15 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
     if getattr(sys.modules.get(__name__), "__file__", "<stdin>") == "<stdin>":
         text = "workers read the script too, so it must be a file"
         raise UsageError(f"{text}: python pong_pg.py, or import pong_pg; pong_pg.main([])")
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        text = 'your script is read by a worker, too: call main under if __name__ == "__main__":'
-        raise UsageError(text)
+    check_guarded()
     number(*NATURAL, H, "H")
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
-        raise UsageError(f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}")
+        text = f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}"
+        if pixels > 0 and D % pixels == 0:
+            times = f"{D // pixels} * D"
+            text += f" (and write {times} in init_model and play_game if frames are stacked)"
+        raise UsageError(text)
     if args.evaluate is None:
         run_training(args, check_signals)
     else:

@@ -107,23 +107,28 @@ def start(seed):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="The blog post's own loop, from and to save.p.")
-    parser.add_argument("--resume", action="store_true", help="continue from save.p")
-    parser.add_argument("--episodes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same run")
+    flag = parser.add_argument
+    flag("--resume", action="store_true", help="continue from the checkpoint")
+    flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
+    count, whole = pong_pg.limited(*pong_pg.NATURAL), pong_pg.limited(*pong_pg.WHOLE)
+    flag("--episodes", default=float("inf"), help="stop after N games", **count)
+    flag("--seed", default=1, help="the same seed gives the same run", **whole)
     args = parser.parse_args(argv)
+    pong_pg.prepare_output()
     try:
-        if not args.resume:
-            pong_pg.keep("save.p")  # an earlier run, if there is one, as save.p.1
-        model, state = pong_pg.load_checkpoint("save.p") if args.resume else start(args.seed)
-        end = state.games + args.episodes
-        pong = pong_pg.Pong()
-        while state.games < end:
-            train_batch(model, state, pong)
-            pong_pg.save_checkpoint("save.p", model, state)
+        with pong_pg.owned("--save", args.save):
+            if not args.resume:
+                pong_pg.keep(args.save)  # an earlier run, if there is one, as save.p.1
+            model, state = pong_pg.load_checkpoint(args.save) if args.resume else start(args.seed)
+            end = state.games + args.episodes
+            pong = pong_pg.Pong()
+            while state.games < end:
+                train_batch(model, state, pong)
+                pong_pg.save_checkpoint(args.save, model, state)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (pong_pg.UsageError, pong_pg.CheckpointError) as error:
-        sys.exit(f"textbook.py: {error}")
+    except (pong_pg.UsageError, pong_pg.CheckpointError, OSError) as error:
+        parser.exit(2, f"textbook.py: {error}\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Policy(torch.nn.Module):
         return self.hidden(epx) @ self.W2
 
     def hidden(self, epx: np.ndarray):
-        """max(0, W1 x), (T, H). W1 x is the sum of the columns of W1 whose pixels moved, some 33 of
+        """max(0, W1 x), (T, H). W1 x is the sum of the columns of W1 whose pixels moved, some 20 of
         6400: `embedding_bag` adds them up, with far less to do than `epx @ self.W1T` has."""
         flat = np.flatnonzero(epx != 0)
         first = np.searchsorted(flat, pong_pg.D * np.arange(len(epx)))  # of each step
@@ -107,7 +107,7 @@ def train(args, check_signals):
             rng = np.random.default_rng([state.seed, state.games])
             played = pong_pg.play_game(pong, model, rng)
             loss(policy, played, hyper.gamma).backward()  # adds to the gradient of the batch
-            count_game(state, played[-1])
+            count_game(state, played[3])
             check_signals()
         optimiser.step()
         model = to_numpy(policy.parameters())

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     screen = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
     options = {"cwd": str(tmp_path), "env": {**os.environ, **screen}, "stderr": subprocess.PIPE}
     done = subprocess.run(command, **options)
-    assert done.returncode == 2 and b"download its save.p once more" in done.stderr
+    assert done.returncode == 2 and b"download save.p or pong_pg.py once more" in done.stderr
     shutil.copy(agent / "save.p", tmp_path / "save.p.1")
     (tmp_path / "save.p").write_bytes(b"my own")
     with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as run:
@@ -98,6 +99,10 @@ def test_an_agent_that_training_went_on_from_is_brought_back(agent, tmp_path):
     assert (tmp_path / "save.p.2").read_bytes() == (agent / "save.p").read_bytes()
     assert (tmp_path / "save.p").read_bytes() == (tmp_path / "save.p.1").read_bytes() == b"my own"
     assert watch.get_agent(tmp_path) == tmp_path / "save.p.2"  # it is only brought back once
+    changed = mock.patch.object(pong_pg, "H", 100)
+    with changed, pytest.raises(FileNotFoundError, match="pong_pg.py was changed"):
+        watch.get_agent(tmp_path)
+    assert not (tmp_path / "save.p.3").exists()
 
 
 @posix

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, SCRIPT, SMALL, edited, files, one_line, run_here, run_script
 
-from tools import change
+from tools import change, logs
 
 PAGE = change.PAGE.read_text(encoding="utf-8")
 SHORTER_GAMES = ("MAX_STEPS = 10_000", "MAX_STEPS = 100")
@@ -179,8 +179,8 @@ def test_the_script_to_profile_runs(tmp_path):
 
 
 def test_the_page_names_test_modules_that_are_there():
-    named = re.findall(r"tests/test_\w+\.py", PAGE)
-    assert len(named) == 5 and all((ROOT / name).exists() for name in named)
+    named = set(re.findall(r"test_\w+\.py", PAGE))
+    assert len(named) == 5 and all((ROOT / "tests" / name).exists() for name in named)
 
 
 # ---- slips --------------------------------------------------------------------------------------
@@ -206,6 +206,11 @@ RUN = "--seed 3 --batch-size 1 --episodes 2 --save-every 2".split()
             "    state.running_mean = running_mean\n",
             "    state.running_mean = int(running_mean)\n",
             ["cannot be saved and read again", "another type"],
+        ),
+        (
+            "    state.running_mean = running_mean\n",
+            "    state.running_mean = state.best = running_mean\n",
+            ["cannot be saved and read again", "encode does not write best of State"],
         ),
         (
             "    return all((squares",
@@ -255,6 +260,44 @@ def test_weights_that_an_update_leaves_as_they_are_are_named(tmp_path, monkeypat
     assert "the update left W1 as it was" in first and "left W2 as it was" in second
 
 
+def test_ten_games_without_a_point_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lost = ("rewards.append(reward)", "rewards.append(0.0)")
+    script = imported(edited(tmp_path / "slip.py", SHORTER_GAMES, lost))
+    script.H = 8
+    assert run_here(*"--seed 3 --batch-size 4 --episodes 16".split(), script=script) == 0
+    one_line(capsys.readouterr().err, "no point was scored in 12 games: there is nothing to learn")
+
+
+def test_a_game_may_hand_more_to_its_gradient(tmp_path, monkeypatch, capsys):
+    """The values of a baseline, say: what is logged stays the score."""
+    monkeypatch.chdir(tmp_path)
+    more = ("np.array(epdlogp), rewards\n", "np.array(epdlogp), rewards, [0.5] * len(rewards)\n")
+    taken = ("epx, eph, epdlogp, rewards = played", "epx, eph, epdlogp, rewards, _ = played")
+    script = imported(edited(tmp_path / "more.py", SHORTER_GAMES, more, taken))
+    plain = imported(edited(tmp_path / "plain.py", SHORTER_GAMES))
+    script.H = plain.H = 8
+    for module in script, plain:
+        assert run_here(*RUN, "--save", f"{module.__name__}.p", script=module) == 0
+    assert (tmp_path / "more.p").read_bytes() == (tmp_path / "plain.p").read_bytes()
+
+
+def test_a_log_may_have_a_column_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    header = (
+        '"episode,reward,running_mean,steps,seconds"',
+        '"episode,won,reward,running_mean,steps,seconds"',
+    )
+    row = ('row = f"{number},{sum', 'row = f"{number},{game.points.count(1)},{sum')
+    script = imported(edited(tmp_path / "more.py", SHORTER_GAMES, header, row))
+    script.H = 8
+    for more in [], ["--resume"]:
+        assert run_here(*RUN, *more, "--log", "log.csv", script=script) == 0
+    assert capsys.readouterr().err == ""
+    log = logs.read_log("log.csv")
+    assert log["games"].tolist() == [1, 2, 3, 4] and set(log["length"]) == {100}
+
+
 @pytest.mark.parametrize(
     "old, new, words",
     [
@@ -270,7 +313,7 @@ def test_weights_that_an_update_leaves_as_they_are_are_named(tmp_path, monkeypat
         ),
         ('return {"W1": dW1.T,', 'return {"f": lambda: 1, "W1": dW1.T,', ["lambda", "ickle"]),
         ("other_background) & (field != 0)).view(np.int8)", "0)).astype(np.uint8)", ["uint8"]),
-        ("rewards = played[-1]\n", "os._exit(0)\n", ["exited with status 0"]),
+        ("rewards = played[3]\n", "os._exit(0)\n", ["exited with status 0"]),
         ('"frameskip": 1', '"frame_skip": 1', ["check the options", "'frame_skip': 1"]),
     ],
 )

@@ -178,6 +178,8 @@ def test_a_field_of_another_size_than_d_is_refused(monkeypatch, is_refused):
     """As in ports that crop the field by 10 more rows."""
     monkeypatch.setattr(pong_pg, "FIELD", np.s_[45:195:2, ::2])
     is_refused([], "FIELD takes 6000 pixels", "set D = 6000")
+    monkeypatch.setattr(pong_pg, "D", 12000)
+    is_refused([], "set D = 6000", "write 2 * D in init_model and play_game if frames are stacked")
 
 
 def test_a_nonsense_constant_is_refused_like_a_nonsense_flag(tmp_path):

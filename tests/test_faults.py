@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -220,6 +221,19 @@ def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(shor
     assert files(folder) == ["log.csv", "save.p"]
     for name in files(folder):
         assert sha256(folder / name) == sha256(short_run / name)
+
+
+def test_the_commands_that_are_shown_are_to_copy(short_run, tmp_path, monkeypatch, capsys):
+    """They name this script, were it a changed one, and quote names with a space."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pong_pg, "SCRIPT", str(tmp_path / "my pong.py"))
+    shutil.copy(short_run / "save.p", "my agent.p")
+    pong_pg.start_run("my agent.p", None, 1, {})
+    shown = [line for line in capsys.readouterr().out.splitlines() if "python" in line]
+    assert [shlex.split(line.partition(": ")[2]) for line in shown] == [
+        ["python", "my pong.py", "--resume", "--save", "my agent.p.1"],
+        ["python", "my pong.py", "--evaluate", "1", "--render", "--save", "my agent.p.1"],
+    ]
 
 
 def test_a_link_stays_a_link_and_the_file_that_it_names_is_written(tmp_path):

@@ -117,7 +117,7 @@ def test_without_numpy_python_says_so_and_readme_what_to_type(python_without, tm
     code, out = run(python_without(package), SCRIPT, "--episodes", 1, cwd=tmp_path)
     assert code == 1 and out.endswith(f"No module named '{package}'\n")
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert re.search(rf"No module named 'numpy'`, type `{INSTALL}`", readme)
+    assert re.search(r"No module named 'numpy'`, type `source \.venv/bin/activate`", readme)
 
 
 @on_gymnasium

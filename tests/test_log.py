@@ -59,7 +59,7 @@ def test_an_empty_log_gets_its_header(resumed):
         (WHOLE.replace(ROWS[2] + "\n", ""), ["line 4", "game 2", "'3,"]),
         (WHOLE.replace(ROWS[5] + "\n", ""), ["game 4", "game 5"]),
         (WHOLE.replace(ROWS[5], ROWS[5].replace("-17.5", "-11.0")), ["-11.00", "-17.50"]),
-        (WHOLE.replace(ROWS[3], "3,-17.0"), ["line 5", "five numbers", "game 3"]),
+        (WHOLE.replace(ROWS[3], "3,-17.0"), ["line 5", "5 numbers", "game 3"]),
         (WHOLE.replace(ROWS[3], "three,-17.0,-18.5,1000,3.5"), ["line 5", "'three,"]),
         (WHOLE.replace(",", ";"), ["line 1", pong_pg.LOG_HEADER]),
         ("a,b\n1,2\n", ["line 1", pong_pg.LOG_HEADER]),

@@ -171,6 +171,18 @@ def test_a_script_without_main_guard_gets_few_lines(tmp_path, short_run, call, f
     assert 'if __name__ == "__main__"' in done.stderr
 
 
+def test_own_workers_without_main_guard_end_with_what_to_write(tmp_path):
+    path = tmp_path / "user.py"
+    path.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport numpy, pong_pg\n"
+        "model = pong_pg.init_model(numpy.random.default_rng(0))\n"
+        "print(list(pong_pg.evaluate(model, 1, 1, pong_pg.Workers(1))))\n"
+    )
+    done = run_script(cwd=tmp_path, script=path)
+    assert done.returncode == 1
+    assert 'what plays in it belongs under if __name__ == "__main__":' in done.stderr
+
+
 def test_a_copy_of_the_script_alone_trains_resumes_and_evaluates(tmp_path, quick, calm):
     shutil.copy(quick, tmp_path / "pong_pg.py")
     for flags, games in (RUN, 1), ([*RUN, "--resume"], 2), (["--evaluate", 1], 2):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import textbook
-from helpers import InThisProcess, run_here
+from helpers import InThisProcess, files, run_here
 
 import pong_pg
 
@@ -99,7 +99,17 @@ def one_batch(model, state, pong):
     state.games += state.hyperparameters.batch_size
 
 
-def test_what_it_cannot_resume_it_names(tmp_path, monkeypatch):
+def test_what_it_cannot_do_it_says_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="textbook.py: save.p is not there"):
-        textbook.main(["--resume"])
+    with pong_pg.owned("--save", "taken.p"):
+        for flags, words in (
+            ("--resume", "save.p is not there"),
+            ("--save taken.p", "taken.p is in use by another run"),
+            ("--save no/where.p", "no/where.p cannot be written"),
+            ("--seed -1", "expected int from 0 to"),
+        ):
+            with pytest.raises(SystemExit) as stop:
+                textbook.main(flags.split())
+            assert stop.value.code == 2
+            assert words in capsys.readouterr().err.splitlines()[-1]
+    assert files(tmp_path) == []

@@ -77,6 +77,25 @@ def test_any_script_reads_the_model_with_one_pickle_load(short_run):
     assert model["W1"].flags.c_contiguous and model["W2"].shape == (pong_pg.H,)
 
 
+def test_such_a_model_plays_the_same_game_and_no_slower(shrink, monkeypatch):
+    """In the order of init_model, for in another all of W1 would be read at each step."""
+    model, _ = shrink(8, pong_pg.D)
+    orders, forward = set(), pong_pg.policy_forward
+
+    def noted(model, x):
+        orders.add(model["W1"].flags.f_contiguous)
+        return forward(model, x)
+
+    monkeypatch.setattr(pong_pg, "policy_forward", noted)
+    monkeypatch.setattr(pong_pg, "MAX_STEPS", 100)
+    games = []
+    for order in "CF":
+        laid_out = {**model, "W1": np.array(model["W1"], order=order)}
+        games.append(pong_pg.play_game(pong_pg.Pong(), laid_out, np.random.default_rng(3)))
+        assert laid_out["W1"].flags[f"{order}_CONTIGUOUS"]
+    assert all(np.array_equal(a, b) for a, b in zip(*games)) and orders == {True}
+
+
 # ---- one seed, one result
 
 

@@ -10,6 +10,7 @@
 import argparse
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def main(argv=None) -> int:
         print(f"change: {error}", file=sys.stderr)
         return 2
     stem = os.path.splitext(path)[0]
-    print(f"{path} is written. It trains with: python {path} --save {stem}.p --log {stem}.csv")
+    words = ["python", path, "--save", f"{stem}.p", "--log", f"{stem}.csv"]
+    print(f"{path} is written. It trains with: {subprocess.list2cmdline(words)}")
     return 0
 
 

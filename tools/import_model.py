@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pong_pg
-from pong_pg import CheckpointError, UsageError
+from pong_pg import CheckpointError, UsageError, command
 
 DUMP = "pickle.dump({'W1': np.array(W1), 'W2': np.array(W2)}, open('model.p', 'wb'))"
 ANEW = "where it was made, " + DUMP
@@ -427,8 +427,8 @@ def main(argv=None) -> int:
     for remark in remarks:
         print(f"{args.theirs}: {remark}")
     print(f"{args.ours} written: {what}")
-    print(f"  to continue it: python pong_pg.py --resume --save {args.ours}")
-    print(f"  to watch it:    python pong_pg.py --evaluate 1 --render --save {args.ours}")
+    print(f"  to continue it: {command('--resume', '--save', args.ours)}")
+    print(f"  to watch it:    {command('--evaluate', '1', '--render', '--save', args.ours)}")
     return 0
 
 

@@ -103,9 +103,12 @@ def read_log(path, most=None) -> dict:
         with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet adds a mark
             whole = (line for line in file if line.endswith("\n") and line.strip())
             header, *rows = csv.reader(whole)
-        if header != COLUMNS or not rows or any(len(row) != len(header) for row in rows):
+        known = set(COLUMNS) <= set(header)  # there may be more, of a changed script
+        if not known or not rows or any(len(row) != len(header) for row in rows):
             raise ValueError(f"expected columns {','.join(COLUMNS)} and a row a game")
-        episode, score, running_mean, length, seconds = columns = np.array(rows, np.float64).T
+        places = [header.index(name) for name in COLUMNS]
+        numbers = [[row[place] for place in places] for row in rows]
+        episode, score, running_mean, length, seconds = columns = np.array(numbers, np.float64).T
         if not np.isfinite(columns).all():
             raise ValueError("it has numbers that are not finite")
     except (OSError, ValueError, csv.Error) as error:

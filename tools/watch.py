@@ -8,6 +8,7 @@ content: as many games and the same running mean as the last line of its log, re
 Where training went on from it, git brings it back as save.p.1 or the next name that is free.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -39,11 +40,16 @@ def get_agent(folder=ROOT):
         show = ["git", "-C", str(folder), "show", "HEAD:save.p"]
         done = subprocess.run(show, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if done.returncode == 0:
-            pong_pg.write_atomically(pong_pg.free_name(f"{folder}/save.p"), done.stdout)
+            brought_back = pong_pg.free_name(f"{folder}/save.p")
+            pong_pg.write_atomically(brought_back, done.stdout)
             found = find_agent(folder)
+            if found is None:
+                os.remove(brought_back)
     if found is None:
-        text = f"the agent that ships is no longer in {folder}: download its save.p once more"
-        raise FileNotFoundError(text)
+        text = (
+            f"the agent that ships is no longer in {folder}, or pong_pg.py was changed and it does"
+        )
+        raise FileNotFoundError(f"{text} not fit any more: download save.p or pong_pg.py once more")
     return found
 
 
