@@ -1210,6 +1210,12 @@ def prepare_output() -> None:
     tqdm.set_lock(threading.RLock())  # its own needs a process, which complains when a run is cut
 
 
+def output_goes_nowhere() -> int:
+    """Sees to what is left of it when whoever read it has left. Returns the exit status, 1."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
     """Trains or evaluates. What these two call does not see `args`."""
     if getattr(sys.modules.get(__name__), "__file__", "<stdin>") == "<stdin>":
@@ -1290,7 +1296,7 @@ def choose_player(cluster, render: bool, workers: int, check_signals, on_point) 
     if cluster is not None:
         try:
             from tools import dask_cluster
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             text = f"--cluster needs tools/dask_cluster.py beside pong_pg.py: {error}"
             raise UsageError(text) from None
         return dask_cluster.Cluster(sys.modules[__name__], cluster, workers, check_signals)
@@ -1323,9 +1329,8 @@ def main(argv: list | None = None) -> int:
             return 128 + stopped.args[0]
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
-        except BrokenPipeError:  # whoever read our output has left: what is left goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+        except BrokenPipeError:
+            return output_goes_nowhere()
         except WorkerError as error:
             print(error, end="", file=sys.stderr)
             return 1

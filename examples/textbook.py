@@ -112,23 +112,29 @@ def main(argv=None):
     flag("--save", metavar="PATH", default="save.p", help="the checkpoint (default: save.p)")
     count, whole = pong_pg.limited(*pong_pg.NATURAL), pong_pg.limited(*pong_pg.WHOLE)
     flag("--episodes", default=float("inf"), help="stop after N games", **count)
-    flag("--seed", default=1, help="the same seed gives the same run", **whole)
+    flag("--seed", help="the same seed gives the same run (default: 1)", **whole)
     args = parser.parse_args(argv)
     pong_pg.prepare_output()
     try:
         with pong_pg.owned("--save", args.save):
-            if not args.resume:
-                pong_pg.keep(args.save)  # an earlier run, if there is one, as save.p.1
-            model, state = pong_pg.load_checkpoint(args.save) if args.resume else start(args.seed)
+            first_seed = 1 if args.seed is None else args.seed
+            model, state = pong_pg.load_checkpoint(args.save) if args.resume else start(first_seed)
+            if args.seed not in (None, state.seed):
+                parser.error(f"--seed {args.seed}: {args.save} belongs to a run of {state.seed}")
             end = state.games + args.episodes
             pong = pong_pg.Pong()
             while state.games < end:
                 train_batch(model, state, pong)
+                if not args.resume and state.games == state.hyperparameters.batch_size:
+                    pong_pg.keep(args.save)  # an earlier run, if there is one, as save.p.1
                 pong_pg.save_checkpoint(args.save, model, state)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(pong_pg.output_goes_nowhere())
     except (pong_pg.UsageError, pong_pg.CheckpointError, OSError) as error:
-        parser.exit(2, f"textbook.py: {error}\n")
+        status = 1 if isinstance(error, OSError) else 2
+        parser.exit(status, f"textbook.py: {error}\n")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,8 @@ class Emulator:
 def work(pipe, seed, numbers):
     """A worker process: its emulators play on whenever it is sent weights, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run sees to it
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, pong_pg.STOP_SIGNALS)
     emulators = [Emulator(seed, number) for number in numbers]
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -173,7 +175,9 @@ class Players:
         for first in range(count):
             pipe, theirs = context.Pipe()
             numbers = range(first, EMULATORS, count)
-            context.Process(target=work, args=(theirs, seed, numbers), daemon=True).start()
+            process = context.Process(target=work, args=(theirs, seed, numbers), daemon=True)
+            with pong_pg.signals_held_back():
+                process.start()
             theirs.close()  # it ends with its worker, then
             self.pipes.append(pipe)
 

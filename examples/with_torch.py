@@ -10,6 +10,7 @@ no `policy_backward`. In float64 the scripts differ by rounding alone: each resu
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import os
@@ -112,7 +113,7 @@ def train(args, check_signals):
         optimiser.step()
         model = to_numpy(policy.parameters())
         state.rmsprop_cache = to_numpy(s["square_avg"] for s in optimiser.state.values())
-        if state.games == hyper.batch_size:
+        if not args.resume and state.games == hyper.batch_size:
             pong_pg.keep(args.save)  # an earlier run's, if there is one
         pong_pg.save_checkpoint(args.save, model, state)
 
@@ -143,10 +144,16 @@ def run(parser, train, argv) -> int:
     parser.error = lambda text: parser.exit(2, f"{parser.prog}: {text} (--help shows the flags)\n")
     args = parser.parse_args(argv)
     pong_pg.prepare_output()
+    log = getattr(args, "log", None)
+    if log is not None and os.path.realpath(log) == os.path.realpath(args.save):
+        parser.error("--log and --save name the same file")
+    log_owned = contextlib.nullcontext() if log is None else pong_pg.owned("--log", log)
     try:
-        with pong_pg.noted_signals() as check_signals, pong_pg.owned("--save", args.save):
-            train(args, check_signals)
+        with pong_pg.noted_signals() as check, pong_pg.owned("--save", args.save), log_owned:
+            train(args, check)
         return 0
+    except BrokenPipeError:
+        return pong_pg.output_goes_nowhere()
     except pong_pg.Stopped as stopped:
         return 128 + stopped.args[0]
     except KeyboardInterrupt:  # the second Ctrl-C

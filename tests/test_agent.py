@@ -88,6 +88,11 @@ def test_the_agent_is_found_under_any_name_and_watched(agent, tmp_path):
     assert lines[2].startswith(b"ep 0: game finished, reward: ") and run.returncode == 130
 
 
+def test_the_agent_is_known_by_the_end_of_its_log(trained):
+    game, _, running_mean, *_ = trained[-1]
+    assert (game + 1, running_mean) == (watch.GAMES, watch.RUNNING_MEAN)
+
+
 def test_an_agent_that_training_went_on_from_is_brought_back(agent, tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     shutil.copy(agent / "save.p", tmp_path)

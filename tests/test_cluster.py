@@ -1,6 +1,8 @@
 """The same run on a Dask cluster: a real scheduler and real workers on this machine."""
 
+import asyncio
 import contextlib
+import importlib.util
 import os
 import re
 import signal
@@ -10,11 +12,13 @@ import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from unittest import mock
 
+import numpy as np
 import pytest
 from helpers import (
     ROOT,
     SCRIPT,
     Run,
+    edited,
     games_in,
     log_without_seconds,
     one_line,
@@ -160,16 +164,48 @@ def test_a_scheduler_that_goes_away_ends_the_run_with_one_line(own, tmp_path):
     [
         (distributed.KilledWorker("a game", None, 3), "on four workers, and each of them died"),
         (CancelledError(), "or all its workers at once"),
+        (asyncio.TimeoutError(), "or all its workers at once"),
     ],
 )
 def test_workers_that_die_of_a_game_end_the_run_with_one_line(raised, words):
     """What Dask says when one takes all its workers with it; to kill them takes half a minute."""
     cluster = object.__new__(dask_cluster.Cluster)
+    cluster.name = "pong_pg"
     cluster.script, cluster.check_signals, cluster.learn = pong_pg, lambda: None, None
     future = mock.Mock(result=mock.Mock(side_effect=raised))
     cluster.client = mock.Mock(scatter=lambda *a, **b: [None], map=lambda *a, **b: [future])
     with pytest.raises(OSError, match=words):
         list(cluster.play({}, [0]))
+
+
+@pytest.mark.slow
+def test_two_scripts_of_one_name_share_a_cluster(dask, tmp_path):
+    """Each run has its games played by its own script, whichever came last."""
+    clusters = []
+    for folder, steps in ("long", 100), ("short", 20):
+        (tmp_path / folder).mkdir()
+        most = ("MAX_STEPS = 10_000", f"MAX_STEPS = {steps}")
+        path = edited(tmp_path / folder / "pong_pg.py", most)
+        spec = importlib.util.spec_from_file_location(f"pong_pg_{folder}", path)
+        script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        clusters.append(dask_cluster.Cluster(script, dask.address, 1, lambda: None))
+    model = pong_pg.init_model(np.random.default_rng(0))
+    for cluster, steps in zip(clusters, (100, 20)):
+        with contextlib.closing(cluster):
+            (game,) = cluster.play(model, [(0, 0)])
+            assert game.steps == steps
+
+
+@pytest.mark.slow
+def test_a_worker_that_lacks_a_package_is_told_in_one_line(own, tmp_path):
+    (tmp_path / "tqdm.py").write_text("raise ImportError('no tqdm here')\n")
+    dask = own(0)
+    dask.add({"PYTHONPATH": str(tmp_path)}).wait_for(r"(Registered to)")
+    (tmp_path / "run").mkdir()
+    done = run_script(*RUN, "--cluster", dask.address, cwd=tmp_path / "run")
+    assert done.returncode == 2 and not list((tmp_path / "run").iterdir())
+    one_line(done.stderr, "a worker of the cluster cannot run", "no tqdm here", "install what")
 
 
 @pytest.mark.slow

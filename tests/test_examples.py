@@ -381,6 +381,8 @@ def test_ctrl_c_saves_what_was_learnt(tmp_path):
         ("with_ppo", "--seed x", "--seed"),
         ("with_ppo", "--save .", "--save '.'"),
         ("with_ppo", "--resume", "--resume"),
+        ("with_ppo", "--log .", "--log '.'"),
+        ("with_ppo", "--save a.csv --log a.csv", "the same file"),
         ("step_times", "--device cuda", "GPU"),
         ("step_times", "--save theirs.p", "theirs.p"),
     ],

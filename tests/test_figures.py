@@ -4,6 +4,7 @@ import bisect
 import collections
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -382,6 +383,11 @@ def test_the_end_of_a_game_is_its_last_picture(save, game, tmp_path, capsys):
 class Encoder:
     """Stands for imageio-ffmpeg, a package of some 30 MB: keeps what it would encode."""
 
+    lost = 0  # frames
+
+    def count_frames_and_secs(self, path):
+        return len(self.frames) - self.lost, 1.0
+
     def write_frames(self, path, size, **options):
         self.size, self.fps, self.frames = size, options["fps"], []
         with open(path, "wb") as file:
@@ -406,6 +412,26 @@ def test_a_video_shows_each_picture_of_the_gif_for_its_time(gif, save, tmp_path,
         assert (shown.reshape(frames, 420, 728, 3) == image).all()
         at += frames
     assert at == len(encoder.frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("fault", ["a frame less", RuntimeError, IndexError])
+def test_a_video_that_ffmpeg_did_not_write_is_no_success(
+    fault, save, tmp_path, monkeypatch, capsys
+):
+    """On a full disk it says nothing: the frames of its file are counted."""
+    encoder = Encoder()
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", encoder)
+    if fault == "a frame less":
+        encoder.lost = 1
+    else:
+        monkeypatch.setattr(Encoder, "count_frames_and_secs", mock.Mock(side_effect=fault))
+    path = tmp_path / "a.mp4"
+    path.write_text("an earlier one")
+    assert draw("game", "--save", save, "--steps", 3, "--out", path) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"figures: {path} cannot be written") and err.count("\n") == 1
+    assert out == "" and path.read_text() == "an earlier one"
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 

@@ -98,6 +98,21 @@ def test_tables_by_hand(run):
     assert rows[2] == "| mine, seed 1 | – | – | – | – | – | – | – |"
 
 
+def test_a_log_that_begins_later_is_read_by_its_games(tmp_path):
+    """As --resume --log other.csv begins one."""
+    path = tmp_path / "later-seed-1.csv"
+    write_log(path, [-20 + n / 100 for n in range(600)], [1000] * 600)
+    header, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text(header + "".join(rows[400:]))
+    row = tables.normal_table([logs.Run("mine", (path,))]).splitlines()[2]
+    assert row == "| mine, seed 1 | – | -15.0 | – | – | – | – | – |"
+
+
+@pytest.mark.parametrize("cores", [4, 10**10])
+def test_more_cores_than_games_in_a_batch_wait(cores):
+    assert logs.minutes_on(cores, [60, 120, 60, 60], 2, speed=1).tolist() == [2, 2, 3, 3]
+
+
 def test_a_change_is_bold_where_all_its_seeds_are_outside_the_range(tmp_path):
     def run(label, scores):
         """Logs of games that take half a million steps each, with these scores."""

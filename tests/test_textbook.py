@@ -101,9 +101,11 @@ def one_batch(model, state, pong):
 
 def test_what_it_cannot_do_it_says_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    pong_pg.save_checkpoint("one.p", *textbook.start(1))
     with pong_pg.owned("--save", "taken.p"):
         for flags, words in (
             ("--resume", "save.p is not there"),
+            ("--resume --save one.p --seed 2", "--seed 2: one.p belongs to a run of 1"),
             ("--save taken.p", "taken.p is in use by another run"),
             ("--save no/where.p", "no/where.p cannot be written"),
             ("--seed -1", "expected int from 0 to"),
@@ -112,4 +114,4 @@ def test_what_it_cannot_do_it_says_in_a_line(tmp_path, monkeypatch, capsys):
                 textbook.main(flags.split())
             assert stop.value.code == 2
             assert words in capsys.readouterr().err.splitlines()[-1]
-    assert files(tmp_path) == []
+    assert files(tmp_path) == ["one.p"]

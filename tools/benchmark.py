@@ -193,7 +193,7 @@ def memory_of_a_worker():
     for i in range(3):
         played = pong_pg.play_game(pong, model, np.random.default_rng([SEED, i]))
         pong_pg.game_gradient(model, played, 0.99)
-        report(f"{i + 1} x {len(played[-1])} steps")
+        report(f"{i + 1} x {len(played[3])} steps")
         del played
     pong = pong_pg.Pong()
     for i in range(1000):
@@ -207,14 +207,26 @@ def memory_of_a_worker():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", metavar="PATH", help="write the table here as well")
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default: 7)")
-    parser.add_argument("--cores", type=int, default=CORES, help="workers at most")
+    count = pong_pg.limited(*pong_pg.NATURAL)
+    parser.add_argument("--rounds", default=7, help="measured rounds (default: 7)", **count)
+    parser.add_argument("--cores", default=CORES, help="workers at most", **count)
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     args = parser.parse_args()
     if args.memory and os.name != "posix":
         parser.error("--memory needs Linux or a Mac")
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (pong_pg.UsageError, OSError) as error:
+        parser.exit(1 if isinstance(error, OSError) else 2, f"benchmark: {error}\n")
+
+
+def run(args):
     versions = pong_pg.in_a_line(pong_pg.versions())
     print(f"{versions}, {CORES} cores")
+    if args.csv:
+        open(args.csv, "a").close()  # what cannot be written shows now
     if args.memory:
         memory_of_a_worker()
         return

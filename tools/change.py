@@ -71,7 +71,12 @@ def main(argv=None) -> int:
     try:
         script = apply(args.name)
         with open(path, "x", encoding="utf-8") as file:  # never over one that has been edited
-            file.write(script)
+            try:
+                file.write(script)
+                file.flush()
+            except OSError:  # a full disk
+                os.remove(path)
+                raise
     except FileExistsError:
         print(f"change: {path} is there already: --out PATH takes another name", file=sys.stderr)
         return 2

@@ -5,12 +5,14 @@ order of their seeds, and `close()` ends it. The run hands in its own module, so
 imported twice. See docs/cluster.md.
 """
 
+import asyncio
 import atexit
 import hashlib
 import importlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -78,17 +80,32 @@ class Cluster:
         try:
             with script.signals_held_back():  # in the processes of a local cluster for good
                 self.client = distributed.Client(**where)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # TypeError, too, for a tls:// address without certificates
             check_signals()
             text = f"no Dask scheduler is found at {address}: {error}"
             raise script.UsageError(text) from None
         self.wait_for_a_worker(address)
         script.check_unchanged()
-        self.client.upload_file(script.__file__)
+        stem = os.path.splitext(os.path.basename(script.__file__))[0]
+        digest = hashlib.sha256(script.TEXT_AS_IMPORTED).hexdigest()
+        self.name = f"{stem}_{digest[:12]}"  # another script called pong_pg may be there as well
+        try:
+            self.upload(script.TEXT_AS_IMPORTED)
+        except Exception as error:
+            text = f"a worker of the cluster cannot run {script.__file__}: {error}"
+            raise script.UsageError(f"{text}: install what it needs there") from None
         if address == "local":  # at its end the emulator's library would report leaks
             self.client.run(atexit.register, os._exit, 0)
         self.learn, rounding = functions_of_workers()
         self.warn_of_rounding(rounding)
+
+    def upload(self, text: bytes):
+        """Has all workers import this script, as self.name."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, f"{self.name}.py")
+            with open(path, "wb") as file:
+                file.write(text)
+            self.client.upload_file(path)
 
     def wait_for_a_worker(self, address):
         if not self.client.scheduler_info()["workers"]:
@@ -109,10 +126,9 @@ class Cluster:
         """Yields the Games of seeds. Raises UsageError, WorkerError, OSError and Stopped."""
         import distributed
 
-        name = os.path.splitext(os.path.basename(self.script.__file__))[0]
         try:
             (weights,) = self.client.scatter([model], broadcast=True, hash=False)
-            how = {"name": name, "model": weights, "gamma": gamma, "pure": False}
+            how = {"name": self.name, "model": weights, "gamma": gamma, "pure": False}
             self.futures = self.client.map(self.learn, seeds, **how)
             while self.futures:
                 while not self.futures[0].done():
@@ -124,7 +140,7 @@ class Cluster:
                 if kind == "failed":
                     raise self.script.WorkerError(content)
                 yield self.script.Game(*content)
-        except (CancelledError, OSError):
+        except (CancelledError, OSError, asyncio.TimeoutError):  # on 3.11 that is an OSError
             self.check_signals()  # Ctrl-C may have struck the cluster, too
             text = "the scheduler of the cluster is gone, or all its workers at once"
             raise OSError(text) from None

@@ -115,8 +115,9 @@ def parse_arguments(argv=None):
     flag("--cores", metavar="N", type=int, default=cores, help=f"default: the {cores} found here")
     flag("--dry-run", action="store_true", help="only say what would be run")
     flag("--save", metavar="PATH", default="fast.p", help="the checkpoint (default: fast.p)")
-    flag("--log", metavar="PATH", default="fast.csv", help="a row a game (default: fast.csv)")
+    flag("--log", metavar="PATH", help="a row a game (default: fast.csv, as the checkpoint)")
     args, flags = parser.parse_known_args(argv)
+    args.log = args.log or os.path.splitext(args.save)[0] + ".csv"
     if args.cores < 1:
         parser.error(f"--cores {args.cores}: expected 1 or more")
     others = pong_pg.parse_arguments(flags)
@@ -129,18 +130,27 @@ def parse_arguments(argv=None):
 
 def main(argv=None) -> int:
     args, flags = parse_arguments(argv)
+    pong_pg.prepare_output()
+    try:
+        return train(args, flags)
+    except BrokenPipeError:
+        return pong_pg.output_goes_nowhere()
+
+
+def train(args, flags) -> int:
+    """Says what is to come, and runs what is left of the recipe. Returns the exit status."""
     recipe = choose(args.cores)
     try:
         games = begun(args.save, recipe)
         print(f"recipe for {recipe} cores, {games:,} games played: ", end="")
-        print(forecast(recipe, args.cores, games), flush=True)
+        print(forecast(recipe, args.cores, games))
     except (UsageError, pong_pg.CheckpointError) as error:
         print(f"fast: {error}", file=sys.stderr)
         return 2
     for leg in commands(recipe, games):
-        command = [*leg, "--save", args.save, "--log", args.log, *flags]
-        print("python pong_pg.py", *command, flush=True)
-        status = 0 if args.dry_run else pong_pg.main(command)
+        leg += ["--save", args.save, "--log", args.log, *flags]
+        print(pong_pg.command(*leg))
+        status = 0 if args.dry_run else pong_pg.main(leg)
         if status:
             return status
     return 0

@@ -241,6 +241,7 @@ SCALE, GAP, HEAD = 2, 3, 58  # pixels: of a weight, between units, above them
 def draw_weights(args):
     """What the strongest hidden units look for, as a PNG. Blog post, "Learned weights"."""
     image = need("Pillow", "PIL.Image")
+    check_field()
     model, _ = pong_pg.load_checkpoint(args.save)
     units, cell = strongest_first(model)[: COLUMNS * ROWS], 80 * SCALE + GAP
     page = np.full((HEAD + ROWS * cell, COLUMNS * cell + GAP, 3), 255, np.uint8)
@@ -256,6 +257,12 @@ def draw_weights(args):
     image.fromarray(page).save(picture, "PNG")
     write(args.out, picture.getvalue())
     print(f"{args.out}: hidden units {' '.join(map(str, units))}")
+
+
+def check_field():
+    """Raises UsageError where a changed script sees another part of the screen."""
+    if pong_pg.D != 80 * 80:
+        raise UsageError(f"D is {pong_pg.D}: pictures are made of a network with 80 x 80 inputs")
 
 
 def strongest_first(model) -> np.ndarray:
@@ -322,10 +329,11 @@ def draw_game(args):
     video = args.out.endswith(".mp4")
     encoder = need("imageio-ffmpeg", "imageio_ffmpeg") if video else None
     need("Pillow", "PIL.Image")
+    check_field()
     model, _ = pong_pg.load_checkpoint(args.save)
     steps = args.steps or (inf if args.points else 400)
     pong = FilmedPong(args.first, steps, args.points or inf)
-    rewards = pong_pg.play_game(pong, model, np.random.default_rng([args.seed, 0, 1]))[-1]
+    rewards = pong_pg.play_game(pong, model, np.random.default_rng([args.seed, 0, 1]))[3]
     if args.first >= len(rewards):
         raise UsageError(f"--from {args.first}: this game is over after step {len(rewards) - 1}")
     scores = np.array([[0, 0], *([r < 0, r > 0] for r in rewards)]).cumsum(axis=0)[args.first :]
@@ -387,6 +395,7 @@ def write_video(encoder, path, pictures, frames, colours):
     """An .mp4 of 60 pictures a second, in which each picture stays its number of `frames`."""
     part, palette = f"{path}.tmp.mp4", palette_of(colours)
     options = {"fps": 60, "macro_block_size": 4, "quality": 8}
+    sent = 0
     try:
         video = encoder.write_frames(part, (WIDTH, HEIGHT), **options)
         video.send(None)
@@ -394,7 +403,14 @@ def write_video(encoder, path, pictures, frames, colours):
             for picture, times in zip(pictures, [*frames, 60 * HOLD // 1000]):
                 for _ in range(times):
                     video.send(palette[picture].tobytes())
+                    sent += 1
+        found, _ = encoder.count_frames_and_secs(part)  # ffmpeg may have failed in silence
+        if found != sent:
+            raise RuntimeError
         os.replace(part, path)
+    except (RuntimeError, IndexError, OSError):
+        cause = "ffmpeg failed (a full disk, or a folder where you may not write?)"
+        raise OSError(f"{path} cannot be written: {cause}") from None
     finally:
         with contextlib.suppress(OSError):
             os.remove(part)
@@ -517,11 +533,14 @@ def parse_arguments(argv=None):
 
 def main(argv=None) -> int:
     args = parse_arguments(argv)
+    pong_pg.prepare_output()
     try:
         if args.kinds:
             check_out(args.out, args.kinds)
         args.draw(args)
         return 0
+    except BrokenPipeError:
+        return pong_pg.output_goes_nowhere()
     except (UsageError, pong_pg.CheckpointError, OSError) as error:
         print(f"figures: {error}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2

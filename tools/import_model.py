@@ -1,6 +1,6 @@
 """Makes a checkpoint of pong_pg.py of another script's, or of an older version's.
 
-    python tools/import_model.py theirs.p save.p     # then: python pong_pg.py --resume
+    python tools/import_model.py theirs.p new.p    # then: python pong_pg.py --resume --save new.p
 
 It reads the pickles of the Python 2 original and of its ports, {"W1": (200, 6400), "W2": (200,)},
 whatever protocol, order and numpy wrote them: the run then goes on at game 0 with fresh RMSProp
@@ -123,6 +123,8 @@ def read_pickles(guarded):
     end = file.tell()
     behind = file.read(most_bytes())
     if is_ours(behind):
+        if end > most_bytes():
+            raise CheckpointError(f"holds more than two arrays: {ANEW}")
         file.seek(0)
         data = file.read(end + len(behind))
         if hashlib.sha256(data[:-32]).digest() != data[-32:]:
@@ -181,7 +183,7 @@ class Guarded:
         file.seek(0)
 
     def read(self, size):
-        self.spend(60 if self.last in self.COPY else 1)
+        self.spend(100 if self.last in self.COPY else 1)
         if size > self.room // 2:  # the most that an array takes outside protocol 0
             self.file.seek(size, os.SEEK_CUR)
             return b""

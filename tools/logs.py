@@ -102,7 +102,7 @@ def read_log(path, most=None) -> dict:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet adds a mark
             whole = (line for line in file if line.endswith("\n") and line.strip())
-            header, *rows = csv.reader(whole)
+            header, *rows = list(csv.reader(whole)) or [[]]
         known = set(COLUMNS) <= set(header)  # there may be more, of a changed script
         if not known or not rows or any(len(row) != len(header) for row in rows):
             raise ValueError(f"expected columns {','.join(COLUMNS)} and a row a game")
@@ -133,7 +133,7 @@ def minutes_on(cores, lengths, batch, speed=SPEED) -> np.ndarray:
         return np.cumsum(lengths) / (cores * speed * 60)
     done, steps = np.empty(len(lengths)), 0.0
     for start in range(0, len(lengths), batch):
-        free = [0.0] * cores  # when each worker is free
+        free = [0.0] * min(cores, batch)  # when each worker is free
         for length in lengths[start : start + batch]:
             heapq.heapreplace(free, free[0] + length)
         steps += max(free)

@@ -67,8 +67,8 @@ def normal_table(runs=None) -> str:
     rows = []
     for run in runs or [BLOG_RATE, *recipes(), AGENT]:
         for path, log in zip(run.paths, read_once(run)):
-            mean = log["running_mean"]
-            cells = [f"{mean[n - 1]:.1f}" if n <= len(mean) else "–" for n in GAMES]
+            means = dict(zip(log["games"], log["running_mean"]))
+            cells = [f"{means[n]:.1f}" if n in means else "–" for n in GAMES]
             rows.append([title(run._replace(paths=(path,))), *cells])
     return markdown(["running mean after", *(f"{n:,} games" for n in GAMES)], rows)
 
