@@ -183,17 +183,21 @@ def test_a_change_is_drawn_over_the_band_of_the_method_unchanged(tmp_path, monke
     kept, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
     means = {"a-seed-1": -16, "a-seed-2": -13, "b-seed-1": -12, "b-seed-2": -8, "c-seed-1": -17}
+    means["d-seed-1"] = -15
     made = {
         name: make_log(tmp_path / f"{name}.csv", np.linspace(-20, end, 40), 9)
         for name, end in means.items()
     }
-    unchanged, changed, other = (
+    unchanged, changed, other, control = (
         logs.Run(f"method {label}", tuple(sorted(tmp_path.glob(f"{label}-*.csv"))), batch=2)
-        for label in "abc"
+        for label in "abcd"
     )
-    figures.draw_changes(tmp_path / "changes.png", unchanged, [changed, other])
+    figures.draw_changes(tmp_path / "changes.png", unchanged, control, [changed, other])
     first, second, *empty = kept[0].axes
-    assert [points(line) for line in first.lines] == [
+    assert (
+        points(first.lines[0]) == points(second.lines[0]) and points(first.lines[0])[-1][1] == -15
+    )
+    assert [points(line) for line in first.lines[1:]] == [
         np.transpose([made[f"b-seed-{seed}"]["steps"], np.linspace(-20, end, 40)]).tolist()
         for seed, end in ((1, -12), (2, -8))
     ]

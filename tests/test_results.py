@@ -67,6 +67,14 @@ def test_the_name_of_a_log_tells_its_change_and_seed(tmp_path):
     assert grey.label == "Grey frames of the whole screen"
 
 
+def test_the_control_is_what_is_called_no_change(tmp_path):
+    for seed in 21, 20:
+        write_log(tmp_path / f"change-none-seed-{seed}.csv", [-20, -19], [1000, 2000])
+    control = logs.control(tmp_path)
+    assert [logs.seed_of(path) for path in control.paths] == ["20", "21"] and control.batch == 2
+    assert logs.changes(tmp_path) == []
+
+
 def test_a_score_is_come_up_to_from_below():
     mean = np.array([-19.0, -20.0, -19.5, -19.0, -20.0, -18.0])
     assert logs.first_up_to(-19, mean) == 3 and logs.first_up_to(-18.5, mean) == 5
@@ -125,10 +133,17 @@ def test_a_change_is_bold_where_all_its_seeds_are_outside_the_range(tmp_path):
     unchanged = run("unchanged", [[-20, -18, -10, -8, -3, -3], [-21, -19, -11, -9, -4, -4]])
     better = run("better", [[-20, -18, -8, -8, 0], [-19, -19, -6, -8]])
     worse = run("worse", [[-20, -20, -14, -12, -3, -5]])
-    assert tables.changes_table(unchanged, [better, worse]).splitlines()[2:] == [
-        "| the method unchanged | -20.0 to -19.0 | -10.0 to -9.0 | -4.0 to -3.0 |",
+    assert tables.changes_table([unchanged], [better, worse]).splitlines()[2:] == [
+        "| the method unchanged, seeds 0 and 1 | -20.0 to -19.0 | -10.0 to -9.0 | -4.0 to -3.0 |",
         "| better, seeds 0 and 1 | -19.0 | **-7.5** | – |",
         "| worse, seed 0 | -20.0 | **-13.0** | -4.0 |",
+    ]
+    shorter = run("shorter", [[-21, -21, -14, -12]])
+    assert tables.changes_table([unchanged, shorter], [better, worse]).splitlines()[2:] == [
+        "| the method unchanged, seeds 0 and 1, seed 0 "
+        "| -21.0 to -19.0 | -13.0 to -9.0 | -4.0 to -3.0 |",
+        "| better, seeds 0 and 1 | -19.0 | **-7.5** | – |",
+        "| worse, seed 0 | -20.0 | -13.0 | -4.0 |",
     ]
 
 

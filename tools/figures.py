@@ -41,6 +41,7 @@ from tools.logs import (
     SPEED,
     Run,
     changes,
+    control,
     first_up_to,
     read_run,
     recipes,
@@ -155,13 +156,16 @@ def save_figure(out, figure):
     write(out, picture.getvalue())
 
 
-def draw_changes(out, unchanged, runs):
-    """Draws each changed method's running mean, a line a seed, over the unchanged one's band."""
+def draw_changes(out, unchanged, others, runs):
+    """Draws each changed method's running mean, a line a seed, over the unchanged one's.
+
+    Of that `unchanged` is a band and `others` are lines.
+    """
     mpl = need("matplotlib", "matplotlib.figure")
     rows = -(-len(runs) // 4)
     figure = mpl.Figure((7.5, 0.8 + 2.1 * rows), dpi=200, layout="constrained")
     figure.suptitle(
-        "Blue: with one change to the method. Grey: without it, three seeds", fontsize=12
+        "Blue: with one change to the method. Grey: the method unchanged, five seeds", fontsize=12
     )
     panels = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
     logs = [log for run in runs for log in read_run(run)]
@@ -169,6 +173,8 @@ def draw_changes(out, unchanged, runs):
     x, low, _, high = spread(read_run(unchanged), "steps")
     for axes, run in zip(panels.flat, runs):
         axes.fill_between(x[x <= end], low[x <= end], high[x <= end], color="0.7", lw=0)
+        for log in read_run(others):
+            axes.plot(log["steps"], log["running_mean"], lw=1, color="0.5")
         for log, (_, line, _) in zip(read_run(run), STYLES):
             axes.plot(log["steps"], log["running_mean"], ls=line, lw=1.5, color=f"#{BLUE:06x}")
         axes.set_title(textwrap.fill(run.label, 19), fontsize=10)
@@ -209,7 +215,7 @@ def draw_pictures(args):
     shown = [curves[AGENT], curves[BLOG_RATE]]
     draw_panels(folder / "blog-rate.png", shown, ["games", "steps"], title, ends)
 
-    draw_changes(folder / "changes.png", fast[0], changes())
+    draw_changes(folder / "changes.png", fast[0], control(), changes())
 
     title = f"PPO reaches an even score in {median(PPO, 'steps'):.0f} million steps, "
     title += f"REINFORCE in {median(fast[0], 'steps'):.0f}"

@@ -73,6 +73,12 @@ def changes(folder=RESULTS) -> list:
     return runs
 
 
+def control(folder=RESULTS) -> Run:
+    """The runs of the fast recipe for two cores on seeds on which nothing was chosen."""
+    paths = tuple(sorted(Path(folder).glob("change-none-seed-*.csv")))
+    return Run("the method unchanged, other seeds", paths, batch=2)
+
+
 def by_million(log) -> list:
     """The mean score of the games that ended in each whole million steps of a log."""
     million = np.ceil(log["steps"])

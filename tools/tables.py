@@ -9,6 +9,7 @@ A table stands between two lines of its page, and `python tools/figures.py table
 
 import functools
 import re
+from itertools import zip_longest
 from math import inf
 
 import numpy as np
@@ -22,6 +23,7 @@ from tools.logs import (
     ROOT,
     by_million,
     changes,
+    control,
     first_up_to,
     read_run,
     recipes,
@@ -92,9 +94,13 @@ def changes_table(unchanged=None, runs=None) -> str:
     """Mean score in each million steps; bold where no seed is within the unchanged method's."""
     runs = runs or changes()
     most = max(len(by_million(log)) for run in runs for log in read_once(run))
-    scores = [by_million(log) for log in read_once(unchanged or recipes()[0])]
-    ranges = [(min(found), max(found)) for found in zip(*scores)][:most]
-    rows = [["the method unchanged", *(f"{low:.1f} to {high:.1f}" for low, high in ranges)]]
+    unchanged = unchanged or [recipes()[0], control()]
+    scores = [by_million(log)[:most] for run in unchanged for log in read_once(run)]
+    columns = [[s for s in column if s is not None] for column in zip_longest(*scores)]
+    ranges = [(min(found), max(found)) for found in columns]
+    label = ", ".join(seeds(run).replace("seeds ", "") for run in unchanged)
+    cells = [f"{low:.1f} to {high:.1f}" for low, high in ranges]
+    rows = [[f"the method unchanged, seeds {label}", *cells]]
     for run in runs:
         row = [title(run)]
         for found, (low, high) in zip(zip(*map(by_million, read_once(run))), ranges):
