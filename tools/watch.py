@@ -18,10 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pong_pg
 
 ROOT = Path(__file__).resolve().parent.parent
-GAMES, RUNNING_MEAN = (
-    37_690,
-    7.886829482459917,
-)  # of the agent, as in the last line of results/agent.csv
+GAMES = 37_690  # of the agent, as in the last line of its log, results/agent.csv
+RUNNING_MEAN = 7.886829482459917
 
 
 def find_agent(folder=ROOT):
@@ -50,10 +48,8 @@ def get_agent(folder=ROOT):
             if found is None:
                 os.remove(brought_back)
     if found is None:
-        text = (
-            f"the agent that ships is no longer in {folder}, or pong_pg.py was changed and it does"
-        )
-        raise FileNotFoundError(f"{text} not fit any more: download save.p or pong_pg.py once more")
+        text = f"the agent that ships is not in {folder}, or pong_pg.py was changed and"
+        raise FileNotFoundError(f"{text} it does not fit: download save.p or pong_pg.py once more")
     return found
 
 
