@@ -238,6 +238,8 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point: Calla
         previous, pixels = pixels, pong.pixels()
         x = np.subtract(pixels, previous, out=epx[t], casting="safe")
         p, eph[t] = policy_forward(model, x)
+        if not 0 <= p <= 1:
+            raise ValueError(f"policy_forward: expected a probability from 0 to 1, found {p}")
         up = rng.random() < p  # sample an action
         epdlogp.append(up - p)
         reward, done = pong.step(UP if up else DOWN, rng)

@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import ROOT, posix, put_agent, run_script
+from helpers import ROOT, one_line, posix, put_agent, run_script
 
 import pong_pg
 
@@ -65,6 +65,11 @@ def test_another_script_reads_the_agent(agent):
         [sys.executable, "-c", code], cwd=str(agent), capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "(200, 6400)\n", done.stderr
+
+
+def test_another_checkpoint_is_not_watched_as_the_agent(capsys):
+    assert watch.main(["--save=mine.p"]) == 2
+    one_line(capsys.readouterr().err, "--evaluate 1 --render --save PATH", tool="watch")
 
 
 @posix

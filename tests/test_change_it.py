@@ -313,6 +313,8 @@ def test_a_log_may_have_a_column_more(tmp_path, monkeypatch, capsys):
         ),
         ('return {"W1": dW1.T,', 'return {"f": lambda: 1, "W1": dW1.T,', ["lambda", "ickle"]),
         ("other_background) & (field != 0)).view(np.int8)", "0)).astype(np.uint8)", ["uint8"]),
+        ("p = sigmoid(np", "p = (np", ["policy_forward: expected a probability"]),
+        ("p = sigmoid(np", "p = np.nan * sigmoid(np", ["expected a probability", "found nan"]),
         ("rewards = played[3]\n", "os._exit(0)\n", ["exited with status 0"]),
         ('"frameskip": 1', '"frame_skip": 1', ["check the options", "'frame_skip': 1"]),
     ],

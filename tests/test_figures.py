@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, write_log
 from matplotlib.artist import getp
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -167,6 +168,15 @@ def test_a_legend_says_what_a_curve_is(curve, tmp_path):
     assert labels[0].get_text() == "fast recipe on 2 cores, seeds 10 to 12"
 
 
+def test_no_name_and_no_title_is_read_as_mathematics_or_left_out(curve, tmp_path):
+    names = "a$x^2$.csv", "_b.csv"
+    for name in names:
+        make_log(tmp_path / name, np.linspace(-20, 14, 30))
+    axes = curve(*names, "--title", "from $5 to $6")[0]
+    texts = [axes.figure.texts[0], *axes.get_legend().get_texts()]
+    assert len(texts) == 3 and not any(is_math_text(text.get_text()) for text in texts)
+
+
 def test_the_pictures_of_the_results_have_words_and_no_file_names(tmp_path, monkeypatch):
     kept, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
@@ -264,6 +274,14 @@ def test_weights_are_crisp_images_strongest_first(save, tmp_path):
     assert (gaps == 128).all()
     assert white[:54].mean() > 0.6
     assert 0.01 < (page[:54] < 128).all(axis=-1).mean() < 0.3  # the title
+
+
+def test_a_long_title_is_not_cut(save, tmp_path):
+    title = "m" * 70 + "_"  # only its last letter reaches below the line
+    out = tmp_path / "weights.png"
+    assert draw("weights", "--save", save, "--title", title, "--out", out) == 0
+    y, x = (pixels(out)[:26] < 128).all(axis=-1).nonzero()
+    assert x[y == y.max()].min() > 700
 
 
 # ---- a game

@@ -113,7 +113,7 @@ def draw_panels(out, curves, units, title="", ends=None):
     """
     mpl = need("matplotlib", "matplotlib.figure")
     figure = mpl.Figure((7.5, 3.7), dpi=200, layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(verbatim(title), fontsize=12)
     panels = figure.subplots(1, len(units), sharey=True, squeeze=False)[0]
     alone = len(curves) == 1 and len(curves[0][1]) == 1
     for axes, unit, end in zip(panels, units, ends or [None] * len(units)):
@@ -129,7 +129,7 @@ def draw_panels(out, curves, units, title="", ends=None):
             marks = np.searchsorted(x, np.linspace(0, end or x[-1], 9)[1:-1])
             style = {"marker": marker, "ms": 7, "markevery": marks[marks < len(x)].tolist()}
             style = {"ls": "-"} if alone else {"ls": line, **style}
-            axes.plot(x, mean, lw=2, color=colour, zorder=3, label=label, **style)
+            axes.plot(x, mean, lw=2, color=colour, zorder=3, label=verbatim(label), **style)
             even = first_up_to(0, mean)
             if alone and even is not None:
                 axes.plot(x[even], 0, "o", ms=8, mfc="white", mew=2, color=colour, zorder=4)
@@ -148,6 +148,12 @@ def draw_panels(out, curves, units, title="", ends=None):
         names = panels[0].legend(loc="upper left", fontsize=11, frameon=False)
         names.set_in_layout(False)  # a long name may reach into the other panel
     save_figure(out, figure)
+
+
+def verbatim(text):
+    """What shows `text` in matplotlib, to which $ is mathematics and a leading _ no label."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def save_figure(out, figure):
@@ -253,8 +259,10 @@ def draw_weights(args):
     page = np.full((HEAD + ROWS * cell, COLUMNS * cell + GAP, 3), 255, np.uint8)
     page[HEAD - GAP :] = 128
     title = args.title or f"Incoming weights of the {len(units)} strongest hidden units"
-    for line, text in enumerate([title, "blue: below 0, orange: above"]):
-        letters = lettering(text, 20)[:, : page.shape[1] - GAP, None]
+    room = page.shape[1] - 2 * GAP
+    size = max(1, min(20, 20 * room // lettering(title, 20).shape[1]))  # a long title: smaller
+    for line, (text, height) in enumerate([(title, size), ("blue: below 0, orange: above", 20)]):
+        letters = lettering(text, height)[:, :room, None]
         page[26 * line :][: len(letters), GAP : GAP + letters.shape[1]] -= letters
     for i, unit in enumerate(units):
         y, x = HEAD + i // COLUMNS * cell, GAP + i % COLUMNS * cell
@@ -386,14 +394,17 @@ def compose(pixels, x, p, score) -> np.ndarray:
 def animate(pictures, durations, colours) -> bytes:
     """A GIF that repeats for ever. Durations are in milliseconds; the last picture stays HOLD."""
     image, palette = need("Pillow", "PIL.Image"), palette_of(colours)
-    images = []
-    for picture in pictures:
-        images.append(image.fromarray(picture))
-        images[-1].putpalette(palette.tobytes())
+
+    def images():
+        for picture in pictures:
+            made = image.fromarray(picture)
+            made.putpalette(palette.tobytes())
+            yield made
+
     times = [*map(int, durations), HOLD]
     gif = io.BytesIO()
-    options = {"append_images": images[1:], "duration": times, "loop": 0}
-    images[0].save(gif, "GIF", save_all=True, **options)
+    rest = images()
+    next(rest).save(gif, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
     return gif.getvalue()
 
 

@@ -57,6 +57,10 @@ def main(flags) -> int:
     if "-h" in flags or "--help" in flags:
         print(__doc__)
         return 0
+    if any(flag.startswith("--save") for flag in flags):
+        play = "python pong_pg.py --evaluate 1 --render --save PATH"
+        print(f"watch: this shows the agent that ships; another: {play}", file=sys.stderr)
+        return 2
     try:
         agent = get_agent()
     except OSError as error:
