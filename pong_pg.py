@@ -133,7 +133,7 @@ def sigmoid(x):
 
 
 def init_model(rng: np.random.Generator) -> dict:
-    """Returns {"W1": (H, D), "W2": (H,)} float64, drawn with variance 1 / inputs ("Xavier").
+    """Returns {"W1": (H, D), "W2": (H,)} float64, drawn with variance 1 / inputs ("Xavier" there).
 
     W1 is kept in Fortran order, so that `W1.T[pixels]` reads whole rows of memory.
     """
@@ -1175,7 +1175,7 @@ def parse_arguments(argv: list | None = None) -> argparse.Namespace:
         "render": ("show the game in a window (one worker)", {**switch, "default": render}),
         "save": ("the checkpoint (default: save.p)", {**path, "default": "save.p"}),
         "save-every": ("games between saves (default: 100 or just above)", count),
-        "episodes": ("stop after N games, rounded up to whole batches", count),
+        "episodes": ("stop after N more games, in whole batches", count),
         "seed": ("the same seed gives the same run", limited(*WHOLE)),
         "workers": ("processes that play (default: one per core)", {**count, "default": cores}),
         "cluster": ("a Dask cluster plays: its scheduler, or `local`", {"metavar": "ADDRESS"}),

@@ -3,11 +3,12 @@
     python examples/with_ppo.py --seed 1 --log ppo.csv          # train, until Ctrl-C
     python pong_pg.py --evaluate 100 --save ppo.p               # how good is it? --render shows it
 
-Schulman et al., "Proximal Policy Optimization Algorithms" (2017): PPO in the form that clips. The
+Schulman et al., "Proximal Policy Optimization Algorithms" (2017): its clipped form. The
 emulator and its chance, the input, the 200 hidden units and how an action is chosen are those of
-pong_pg.py. What differs: a value head on the hidden layer foretells how a point will end, an action
-is judged by how much better than that it went, and an update takes in 512 steps of each of eight
-emulators, in the middle of their games, and learns from each step four times.
+pong_pg.py. What differs: a value head on the hidden layer predicts the return, which is the end of
+the point, discounted by the steps until then. The advantage says how much better the point went
+than predicted. An update uses 512 steps of each of eight emulators, and passes over them four
+times. The games go on across updates.
 
 Game k has the chance of pong_pg.py's game k, and emulator e plays games e, e + 8, e + 16 and so on:
 one seed gives one run, for any number of workers, as long as processor and libraries stay the same.
@@ -28,7 +29,7 @@ from with_torch import F, Policy, count_game, natural, pong_pg, run, to_numpy, t
 EMULATORS = 8  # that play at the same time
 STEPS = 512  # that each plays from one update to the next
 EPOCHS, MINIBATCH = 4, 1024  # an update takes each step four times, 1024 steps at once
-CLIP = 0.2  # where the ratio of new to old probability stops to pay: at 1 - CLIP and 1 + CLIP
+CLIP = 0.2  # beyond 1 - CLIP and 1 + CLIP a ratio of new to old probability gains no more
 LAMBDA = 0.95  # of generalised advantage estimation
 LEARNING_RATE, SETTLE = 1e-3, 200  # Adam's rate falls with 1 / sqrt(1 + updates / SETTLE)
 VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01  # in the loss
@@ -39,7 +40,7 @@ LARGEST_GRADIENT = 0.5  # its norm; a longer one is shortened
 
 
 class ActorCritic(Policy):
-    """The policy and, on its hidden layer, the value of what is seen: how the point will end."""
+    """The policy and, on its hidden layer, the value of what is seen: the return to expect."""
 
     def __init__(self, model: dict):
         super().__init__(model)
@@ -61,7 +62,7 @@ def advantages(rewards, values, ends):
     """Generalised advantage estimation of T steps of E emulators; Schulman et al. (2016), eq. 16.
 
     Rewards and ends are (T, E), values (T + 1, E). A_t = d_t + gamma lambda A_(t+1), where
-    d_t = r_t + gamma V_(t+1) - V_t. Nothing comes over an end, and every point is one.
+    d_t = r_t + gamma V_(t+1) - V_t. Nothing is carried back over an end. Every point is one.
     """
     result = torch.zeros_like(values)
     for t in reversed(range(len(rewards))):
@@ -84,7 +85,7 @@ def clipped_objective(log_p, old_log_p, advantage):
 
 
 def entropy(logits):
-    """Of the choice between up and down, in nats: what is left of it keeps the agent exploring."""
+    """Of the choice between up and down, in nats: a policy with more of it explores more."""
     p = torch.sigmoid(logits)
     return -p * F.logsigmoid(logits) - (1 - p) * F.logsigmoid(-logits)
 
@@ -97,7 +98,7 @@ def update(network, optimiser, inputs, ups, rewards, ends, rng):
         old_log_p = log_probability(logits[:-1], ups).flatten()
         advantage = advantages(rewards, values, ends)
         returns = (advantage + values[:-1]).flatten()
-        advantage = advantage.flatten()  # standardised, it would be noise as long as all is lost
+        advantage = advantage.flatten()  # standardising would enlarge mere noise while all is lost
     ups, steps = ups.flatten(), ups.numel()
     for _ in range(EPOCHS):
         for some in np.split(rng.permutation(steps), range(MINIBATCH, steps, MINIBATCH)):

@@ -214,10 +214,11 @@ def draw_pictures(args):
     draw_panels(folder / "agent.png", [curves[AGENT]], ["games", "steps"], title)
 
     blog = curves[BLOG_RATE][1][0]
-    score, games = blog["running_mean"][-1], len(blog["games"])
-    title = f"{games:,} games at the blog post's learning rate reach {score:.0f}; "
-    title += f"higher rates need {median(AGENT, 'games', score):,.0f}"
-    ends = [games, blog["steps"][-1]]
+    score = round(blog["running_mean"][-1])
+    title = f"The blog post's learning rate first reaches {score} "
+    title += f"after {median(BLOG_RATE, 'games', score):,.0f} games, "
+    title += f"higher ones after {median(AGENT, 'games', score):,.0f}"
+    ends = [len(blog["games"]), blog["steps"][-1]]
     shown = [curves[AGENT], curves[BLOG_RATE]]
     draw_panels(folder / "blog-rate.png", shown, ["games", "steps"], title, ends)
 

@@ -25,7 +25,7 @@ NAME = re.compile(r"cores-(\d+)-batch-(\d+)-seed-(\d+)\.csv")  # of a log of the
 # Steps a second of one worker while every core has one. Two workers play 8,800 a second with a
 # batch of 2, and 1.85 of the two are busy: the other waits for the longer game.
 SPEED = 4750
-PPO_SPEED = 3600  # of examples/with_ppo.py, whose workers never wait
+PPO_SPEED = 3600  # of examples/with_ppo.py, each core's share of it; the updates are counted in
 
 
 class Run(NamedTuple):

@@ -104,10 +104,11 @@ def changes_table(unchanged=None, runs=None) -> str:
     for run in runs:
         row = [title(run)]
         for found, (low, high) in zip(zip(*map(by_million, read_once(run))), ranges):
-            outside = max(found) < low or min(found) > high
+            lowest, highest = (round(score, 1) for score in (min(found), max(found)))
+            outside = highest < round(low, 1) or lowest > round(high, 1)  # as they are printed
             row.append(f"**{np.mean(found):.1f}**" if outside else f"{np.mean(found):.1f}")
         rows.append(row + ["–"] * (most + 1 - len(row)))
-    return markdown(["mean score in million", *map(str, range(1, most + 1))], rows)
+    return markdown(["mean score by million steps", *map(str, range(1, most + 1))], rows)
 
 
 TABLES: dict = {
