@@ -35,6 +35,7 @@ import multiprocessing
 import os
 import pickle
 import secrets
+import shlex
 import signal
 import stat
 import subprocess
@@ -42,7 +43,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import connection, resource_tracker
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn
 
@@ -109,8 +110,8 @@ class Pong:
 def prepro(frame: np.ndarray) -> np.ndarray:
     """(210, 160, 3) uint8 frame -> (6400,) int8 of 0 and 1, where 1 is a paddle or the ball.
 
-    The red channel is enough: its background is 144 or 109. Blog post, `prepro`. A run
-    calls `Pong.pixels`, which gives the same but faster: what changes both goes into `foreground`.
+    A run calls `Pong.pixels` instead, which gives the same but faster: what is to change both goes
+    into `foreground`. The red channel is enough: its background is 144 or 109. Blog post, `prepro`.
     """
     return foreground(frame[..., 0], 144, 109)
 
@@ -238,8 +239,8 @@ def play_game(pong: Pong, model: dict, rng: np.random.Generator, on_point: Calla
         previous, pixels = pixels, pong.pixels()
         x = np.subtract(pixels, previous, out=epx[t], casting="safe")
         p, eph[t] = policy_forward(model, x)
-        if not 0 <= p <= 1:
-            raise ValueError(f"policy_forward: expected a probability from 0 to 1, found {p}")
+        if np.ndim(p) != 0 or not 0 <= p <= 1:
+            raise ValueError(f"policy_forward: expected a probability p, found {p!r:.60}")
         up = rng.random() < p  # sample an action
         epdlogp.append(up - p)
         reward, done = pong.step(UP if up else DOWN, rng)
@@ -278,15 +279,15 @@ def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> 
     rewards = played[3]
     points = [reward for reward in rewards if reward != 0]
     if gamma is None:
-        return Game(points, len(rewards))
+        return Game(points, steps=len(rewards))
     grad = game_gradient(model, played, gamma)
-    for name, weights in model.items():
-        shape = np.shape(grad.get(name, weights))  # one without a gradient is not learnt
-        if shape != weights.shape:
-            raise ValueError(f"expected a gradient of {name} of {weights.shape}, found {shape}")
+    shapes = {name: weights.shape for name, weights in model.items()}
+    for name, g in grad.items():
+        if np.shape(g) != shapes.get(name, "none"):
+            raise ValueError(f"found a gradient of {name} of {np.shape(g)}: the model has {shapes}")
     dW1 = grad["W1"].T
     moved = dW1.any(axis=1).nonzero()[0]
-    return Game(points, len(rewards), {**grad, "W1": (moved, dW1[moved])})
+    return Game(points, steps=len(rewards), gradient={**grad, "W1": (moved, dW1[moved])})
 
 
 # ---- training and evaluation --------------------------------------------------------------------
@@ -310,7 +311,7 @@ class State:
 
     seed: int
     rmsprop_cache: dict
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    hyperparameters: Hyperparameters = Hyperparameters()
     games: int = 0
     running_mean: float = 0.0
 
@@ -379,7 +380,7 @@ LIMITS = {  # the least and the most that a hyperparameter can be
 }
 
 
-def number(least: float, most: float, found: Any, name: str = "") -> Any:
+def checked_number(least: float, most: float, found: Any, name: str = "") -> Any:
     """Returns what `found`, a number or a text, says in the type of its limits, or UsageError."""
     kind = type(least)
     with contextlib.suppress(ValueError):
@@ -389,9 +390,11 @@ def number(least: float, most: float, found: Any, name: str = "") -> Any:
     raise UsageError(f"{name}: {text}" if name else text)
 
 
-def hyperparameters(values: dict) -> Hyperparameters:
+def checked_hyperparameters(values: dict) -> Hyperparameters:
     """Raises UsageError for a value outside its limits, including constants edited by hand."""
-    return Hyperparameters(**{name: number(*LIMITS[name], values[name], name) for name in LIMITS})
+    return Hyperparameters(
+        **{name: checked_number(*LIMITS[name], values[name], name) for name in LIMITS}
+    )
 
 
 # ---- emulator -----------------------------------------------------------------------------------
@@ -459,7 +462,7 @@ def noted_signals() -> Iterator[Callable]:
 
     A run calls it between games and while it waits for them, so that no update is interrupted.
     """
-    noted: list = []
+    noted: list = []  # the number and the moment of the first one
     handlers_before: dict = {}
 
     def note(number: int, frame: object) -> None:
@@ -491,9 +494,9 @@ def signals_held_back() -> Iterator[None]:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    resource_tracker.ensure_running()  # it unblocks the signals, so they are blocked again
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
+        resource_tracker.ensure_running()  # this unblocks two of them again, hence once more:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -633,7 +636,7 @@ class Workers:
         if worker.batch == self.batch:  # and not one that was given up
             waiting.insert(0, worker.task)
         status = worker.process.exitcode  # None where somebody else has waited for it
-        if status is not None and status >= 0:  # nobody killed it
+        if status is not None and status >= 0:  # nobody killed it; on Windows that cannot be told
             raise OSError(f"a worker process exited with status {status}")
         self.deaths += 1
         if self.deaths > 30:
@@ -648,6 +651,7 @@ class Workers:
 
 def work(pipe: Any, show: bool) -> None:
     """A worker process: plays the games that it is sent, for as long as its parent lives."""
+    prepare_output()
     parent: Any = multiprocessing.parent_process()
 
     def end_with_parent() -> None:  # in the middle of a game, too
@@ -668,7 +672,10 @@ def work(pipe: Any, show: bool) -> None:
         while True:
             pipe.send_bytes(answer)
             weights, seed, gamma = pipe.recv()
-            model = weights or model
+            if weights is not None:
+                model = weights
+                for array in model.values():  # so that a game depends on model and seed alone
+                    array.flags.writeable = False
             try:
                 pong = pong or Pong(show)
                 game = play_and_learn(pong, model, seed, gamma, send_point if show else None)
@@ -676,7 +683,7 @@ def work(pipe: Any, show: bool) -> None:
             except UsageError as error:
                 answer = pickle.dumps(("refused", str(error)))
             except BaseException:  # of code that somebody has changed
-                answer = pickle.dumps(("failed", traceback.format_exc()))
+                answer = pickle.dumps(("failed", traceback.format_exc(limit=-10)))
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------
@@ -710,11 +717,12 @@ def check_readable(model: dict, state: State) -> None:
         read = vars(decode(encode(model, state), pickle_frames(blank), blank, init_cache(blank)))
         read["rmsprop_cache"] = state.rmsprop_cache  # which decode has compared
         for name, value in vars(state).items():
-            if name not in read or read[name] != value:
+            if name not in read or repr(read[name]) != repr(value):
                 raise ValueError(f"encode does not write {name} of State, or decode not read it")
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"what you changed cannot be saved and read again: {text}") from None
+        text = "what you changed cannot be saved and read again (do State, Hyperparameters, encode "
+        text += f"and decode agree?): {type(error).__name__}: {error}"
+        raise CheckpointError(text) from None
 
 
 def load_checkpoint(path: str) -> tuple[dict, State]:
@@ -731,7 +739,7 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            data = file.read(4 * least + MOST_JSON)  # more than a changed script is likely to write
+            data = file.read(max(4 * least, 2**26))  # more than a changed script is likely to write
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     whole = len(data) == size and hashlib.sha256(data[:-32]).digest() == data[-32:]
@@ -740,23 +748,21 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
     bare_model = size == framing + weights  # as another script saves it
     if not whole and (fits or has_our_W1) and not bare_model:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
-    units, rest = divmod(size, arrays // H)
-    begins_like_ours = data.startswith(frames[0][:40])  # as far as the shape of W1
-    has_json = framing + 132 < rest < MOST_JSON
-    if not fits and not has_our_W1 and begins_like_ours and has_json:
-        text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
-        raise CheckpointError(f"{path} {text}")
     try:
         return model, decode(data, frames, model, cache)
     except UsageError as error:
         raise CheckpointError(f"{path} contains what no run can produce: {error}") from None
     except (LookupError, TypeError, ValueError, RecursionError):
-        if whole and data[:-32].endswith(b"}\n"):  # in format 1 that is a pickle
+        units, rest = divmod(size, arrays // H)
+        if not (whole and data[:-32].endswith(b"}\n")):  # in format 1 that is a pickle
+            text = "is not a checkpoint of this version. A file of another script or of an older "
+            text += f"version is imported by: python tools/import_model.py {path} new.p"
+        elif units != H and rest < MOST_JSON and not has_our_W1:
+            text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
+        else:
             text = "is of a script with another network, optimiser or checkpoint: use that one"
-            raise CheckpointError(f"{path} {text}, or begin anew with --save other.p") from None
-        foreign = "is not a checkpoint of this version. A file of another script or of an older "
-        foreign += f"version is imported by: python tools/import_model.py {path} new.p"
-        raise CheckpointError(f"{path} {foreign}") from None
+            text += ", or begin anew with --save other.p"
+        raise CheckpointError(f"{path} {text}") from None
 
 
 def encode(model: dict, state: State) -> bytes:
@@ -769,23 +775,34 @@ def encode(model: dict, state: State) -> bytes:
         "hyperparameters": asdict(state.hyperparameters),
     }
     caches = [values.astype("<f8").tobytes() for values in state.rmsprop_cache.values()]
-    data = b"".join([pickle_model(model), *caches, json.dumps(rest).encode(), b"\n"])
+    line = json.dumps(rest).encode() + b"\n"
+    if len(line) > MOST_JSON:
+        text = f"State takes {len(line)} bytes as JSON, and {MOST_JSON} is the most"
+        raise CheckpointError(f"{text}: write what grows to a file of its own")
+    data = b"".join([pickle_model(model), *caches, line])
     return data + hashlib.sha256(data).digest()
 
 
 def decode(data: bytes, frames: list, model: dict, cache: dict) -> State:
-    """Fills model and cache. What it does not check shows as the result is encoded again."""
+    """Fills model and cache. At the end, what was read is encoded again and must be the same."""
     file = io.BytesIO(data[:-32])
     gaps = [len(frame) for frame in frames] + [0] * len(cache)  # before each array
     for gap, array in zip(gaps, (*model.values(), *cache.values())):
         file.seek(gap, os.SEEK_CUR)
         array[...] = np.frombuffer(file.read(8 * array.size), "<f8").reshape(array.shape)
     rest = json.loads(file.read(MOST_JSON + 1))
-    seed, games = number(*WHOLE, rest["seed"], "seed"), number(*WHOLE, rest["games"], "games")
+    seed = checked_number(*WHOLE, rest["seed"], "seed")
+    games = checked_number(*WHOLE, rest["games"], "games")
     most = sys.float_info.max
-    running_mean = number(-most, most, rest["running_mean"], "running_mean")
-    hyper = hyperparameters(rest["hyperparameters"])
-    state = State(seed, cache, hyper, games, running_mean)
+    running_mean = checked_number(-most, most, rest["running_mean"], "running_mean")
+    hyper = checked_hyperparameters(rest["hyperparameters"])
+    state = State(
+        seed=seed,
+        rmsprop_cache=cache,
+        hyperparameters=hyper,
+        games=games,
+        running_mean=running_mean,
+    )
     if encode(model, state) != data:
         raise ValueError("what is read is not what was written: a number of another type, say")
     wrong = fault(model, cache)
@@ -854,12 +871,16 @@ def keep(path: str) -> None:
         try:
             os.link(os.path.realpath(path), free_name(path))
         except OSError:  # a file system without links
-            with open(path, "rb") as file:
-                write_atomically(free_name(path), file.read())
+            try:
+                with open(path, "rb") as file:
+                    write_atomically(free_name(path), file.read())
+            except OSError as error:
+                raise OSError(f"{path} cannot be kept under another name: {error}") from None
 
 
 def free_name(path: str) -> str:
-    """Returns the first of path.1, path.2, ... that is free."""
+    """Returns the first of path.1, path.2, ... that is free, beside the file if path is a link."""
+    path = os.path.realpath(path) if os.path.islink(path) else path
     n = 1
     while os.path.lexists(f"{path}.{n}"):
         n += 1
@@ -897,9 +918,12 @@ def owned(flag: str, path: str) -> Iterator[None]:
                     os.remove(left)
         yield
     finally:
-        with contextlib.suppress(OSError):  # on Windows it stays, for it is open
+        if sys.platform == "win32":  # there nobody can remove what is open
+            os.close(descriptor)
+        with contextlib.suppress(OSError):
             os.remove(lock)
-        os.close(descriptor)
+        if sys.platform != "win32":
+            os.close(descriptor)
 
 
 def check_sticky(path: str) -> None:
@@ -946,7 +970,6 @@ class Records(contextlib.AbstractContextManager):
     model: dict
     state: State
     fresh: bool  # what is found under these names is then to be kept
-    say: Callable
 
     def __post_init__(self) -> None:
         """Raises CheckpointError if the log is there and not that of the run that is resumed."""
@@ -955,7 +978,7 @@ class Records(contextlib.AbstractContextManager):
         self.batch_rows: list = []  # of the batch that is played
         self.rows: list = []  # of whole batches, not written yet
         self.played = self.points = 0
-        self.model_before: dict | None = {name: w.copy() for name, w in self.model.items()}
+        self.model_before: Any = {name: w.copy() for name, w in self.model.items()}
         self.began = time.monotonic()
         if self.log_path is not None and not self.fresh:
             self.began -= cut_log(self.log_path, self.state)
@@ -967,9 +990,11 @@ class Records(contextlib.AbstractContextManager):
         self.points += len(game.points)
 
     def end_batch(self) -> None:
+        if self.state.games == self.whole_games:
+            raise CheckpointError("train_batch has not counted its games: state.games is as it was")
         check_numbers(self.save_path, self.model, self.state)  # before anything is written
         if self.model_before is not None and (self.points > 0 or self.played >= 10):
-            self.check_first_update(self.model_before)
+            self.check_first_update()
             self.model_before = None
         if self.found_save:  # not before there is something to take its place
             keep(self.save_path)
@@ -982,16 +1007,20 @@ class Records(contextlib.AbstractContextManager):
         if self.whole_games // self.save_every > self.saved_games // self.save_every:
             self.save()
 
-    def check_first_update(self, model_before: dict) -> None:
+    def check_first_update(self) -> None:
         """Says what a change to the method has broken, before more games are played in vain."""
         check_readable(self.model, self.state)
         if self.points == 0:
             text = f"no point was scored in {self.played} games: there is nothing to learn from"
             print(f"pong_pg: {text}", file=sys.stderr)
             return
+        if self.points > 41 * self.played:
+            text = f"{self.points} points in {self.played} games, which have at most 41 each: "
+            text += "discount_rewards begins anew at each reward that is not 0"
+            print(f"pong_pg: {text}", file=sys.stderr)
         can_learn = self.state.hyperparameters.gamma < 1  # else 21 lost points teach nothing
         for name, weights in self.model.items():
-            if can_learn and np.array_equal(weights, model_before[name]):
+            if can_learn and np.array_equal(weights, self.model_before[name]):
                 text = f"the update left {name} as it was: is its gradient 0, or not added up?"
                 print(f"pong_pg: {text}", file=sys.stderr)
 
@@ -1003,7 +1032,7 @@ class Records(contextlib.AbstractContextManager):
         seconds = time.monotonic() - self.began
         try:
             if self.found_log and os.path.exists(path):
-                os.replace(path, free_name(path))
+                os.replace(os.path.realpath(path), free_name(path))
             self.found_log = False
             with open(path, "ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
@@ -1022,7 +1051,7 @@ class Records(contextlib.AbstractContextManager):
         if self.saved_games < self.whole_games == self.state.games:
             save_checkpoint(self.save_path, self.model, self.state)
             self.saved_games = self.whole_games
-            self.say(f"saved {self.save_path}: {describe(self.state)}")
+            tqdm.write(f"saved {self.save_path}: {describe(self.state)}")
 
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is not KeyboardInterrupt:  # a second Ctrl-C: at once
@@ -1037,8 +1066,11 @@ def cut_log(path: str, state: State) -> float:
     if not os.path.exists(path):
         return 0.0
     columns = LOG_HEADER.split(",")
-    with open(path, encoding="utf-8-sig", errors="replace") as file:  # a spreadsheet adds a mark
-        header, *lines = file.read().splitlines() or [LOG_HEADER]
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:  # a spreadsheet's mark
+            header, *lines = file.read().splitlines() or [LOG_HEADER]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     if header != LOG_HEADER:
         raise CheckpointError(f"{path} is not a log of this script: line 1: expected {LOG_HEADER}")
     rows: list = [LOG_HEADER]
@@ -1085,8 +1117,8 @@ class Display:
 
     def game(self, number: int, game: Game, running_mean: float) -> None:
         if self.bar.disable:
-            for reward in game.points:
-                if not self.live:
+            if not self.live:
+                for reward in game.points:
                     self.point(number, reward)
             total = f"episode reward total was {sum(game.points):f}"
             print(f"resetting env. {total}. running mean: {running_mean:f}")
@@ -1109,7 +1141,7 @@ def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tu
         if not isinstance(weights, np.ndarray) or weights.dtype.kind != "f":
             text = " ".join(repr(weights).split())
             raise UsageError(f"expected an array of floats as {name}, found {text:.60}")
-    hyper = hyperparameters({**asdict(Hyperparameters()), **changes})
+    hyper = checked_hyperparameters({**asdict(Hyperparameters()), **changes})
     print(f"training from scratch, seed {seed} (README.md: how long until it wins?)")
     for path in (log, save):
         if path is not None and os.path.exists(path):
@@ -1119,7 +1151,7 @@ def start_run(save: str, log: str | None, seed: int | None, changes: dict) -> tu
         print(f"  it holds {describe(found)}")
         print(f"  to continue it: {command('--resume', '--save', free_name(save))}")
         print(f"  to watch it: {command('--evaluate', '1', '--render', '--save', free_name(save))}")
-    return model, State(seed, init_cache(model), hyper)
+    return model, State(seed=seed, rmsprop_cache=init_cache(model), hyperparameters=hyper)
 
 
 def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]:
@@ -1132,13 +1164,14 @@ def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]
         if changes.get(name, old) != old:
             print(f"{name} {changes[name]} replaces the checkpoint's {old}")
     state.hyperparameters = replace(state.hyperparameters, **changes)
-    print(f"  with {in_a_line(asdict(state.hyperparameters))}")
+    print(f"  with {in_a_line(asdict(state.hyperparameters))} (only flags change these)")
     return model, state
 
 
 def command(*flags: str) -> str:
     """Returns what to type to run this script with these flags."""
-    return subprocess.list2cmdline(["python", os.path.basename(SCRIPT), *flags])
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return join(["python", os.path.basename(SCRIPT), *flags])
 
 
 def describe(state: State) -> str:
@@ -1156,14 +1189,13 @@ class Parser(argparse.ArgumentParser):
 def limited(least: Any, most: Any) -> dict:
     """Returns what tells argparse that a flag takes a number within these limits."""
     letter = "N" if isinstance(least, int) else "X"
-    return {"type": functools.partial(number, least, most), "metavar": letter}
+    return {"type": functools.partial(checked_number, least, most), "metavar": letter}
 
 
 def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     """Exits with one line and status 2 for flags that make no sense."""
     description = "Learn Atari Pong from pixels. Without flags, train from scratch until Ctrl-C."
     parser = Parser(usage="python pong_pg.py [flags]", description=description)
-    who_plays = parser.add_mutually_exclusive_group()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     switch: dict = {"action": "store_true"}
     path: dict = {"metavar": "PATH"}
@@ -1189,12 +1221,13 @@ def parse_arguments(argv: list | None = None) -> argparse.Namespace:
         "version": ("show the versions, for a bug report", version),
     }
     for name, (text, how) in flags.items():
-        group = who_plays if name in ("render", "cluster") else parser
-        group.add_argument(f"--{name}", help=text, **how)
+        parser.add_argument(f"--{name}", help=text, **how)
     args = parser.parse_args(argv)
     for name in (*LIMITS, "episodes", "save_every", "log"):
         if args.evaluate is not None and getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} does not go with --evaluate")
+    if args.render and args.cluster is not None:
+        parser.error("--render does not go with --cluster")
     if args.log is not None and os.path.realpath(args.log) == os.path.realpath(args.save):
         parser.error("--log and --save name the same file")
     return args
@@ -1213,18 +1246,21 @@ def prepare_output() -> None:
 
 
 def output_goes_nowhere() -> int:
-    """Sees to what is left of it when whoever read it has left. Returns the exit status, 1."""
+    """Drops what Python would still write for a reader that has left. Returns the exit status."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 
 def run(args: argparse.Namespace, check_signals: Callable) -> None:
     """Trains or evaluates. What these two call does not see `args`."""
-    if getattr(sys.modules.get(__name__), "__file__", "<stdin>") == "<stdin>":
+    if not TEXT_AS_IMPORTED:
         text = "workers read the script too, so it must be a file"
         raise UsageError(f"{text}: python pong_pg.py, or import pong_pg; pong_pg.main([])")
     check_guarded()
-    number(*NATURAL, H, "H")
+    checked_number(*NATURAL, H, "H")  # UsageError for one that is none
+    if list(LIMITS) != list(asdict(Hyperparameters())):
+        text = f"LIMITS has {list(LIMITS)}, and Hyperparameters {list(asdict(Hyperparameters()))}"
+        raise UsageError(f"{text}: a hyperparameter stands in both, and in parse_arguments")
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
         text = f"FIELD takes {pixels} pixels of a frame, and D is {D}: set D = {pixels}"
@@ -1254,8 +1290,7 @@ def run_training(args: argparse.Namespace, check_signals: Callable) -> None:
             text = f"--save-every {save_every} is not a multiple of the batch size {batch_size}"
             raise UsageError(text)
         games = math.inf if args.episodes is None else whole_batches(args.episodes, batch_size)
-        fresh = not args.resume
-        records = Records(args.save, save_every, args.log, model, state, fresh, tqdm.write)
+        records = Records(args.save, save_every, args.log, model, state, not args.resume)
         display = Display(args.quiet, args.render, games)
         workers = min(args.workers, batch_size)
         how = (args.cluster, args.render, workers, check_signals, display.point)
@@ -1337,6 +1372,8 @@ def main(argv: list | None = None) -> int:
             print(error, end="", file=sys.stderr)
             return 1
         except (UsageError, CheckpointError, OSError) as error:
+            if getattr(error, "filename", None) is not None:  # of a file that is none of ours
+                raise
             print(f"pong_pg: {error}", file=sys.stderr)
             return 1 if isinstance(error, OSError) else 2
 

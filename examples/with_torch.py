@@ -131,12 +131,12 @@ def count_game(state: pong_pg.State, rewards: list) -> pong_pg.Game:
 
 def natural(text: str) -> int:
     """The type of a flag: a number from 1 on."""
-    return pong_pg.number(*pong_pg.NATURAL, text)
+    return pong_pg.checked_number(*pong_pg.NATURAL, text)
 
 
 def whole(text: str) -> int:
     """The type of a flag: a number from 0 on."""
-    return pong_pg.number(*pong_pg.WHOLE, text)
+    return pong_pg.checked_number(*pong_pg.WHOLE, text)
 
 
 def run(parser, train, argv) -> int:

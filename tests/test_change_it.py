@@ -213,6 +213,21 @@ RUN = "--seed 3 --batch-size 1 --episodes 2 --save-every 2".split()
             ["cannot be saved and read again", "encode does not write best of State"],
         ),
         (
+            "    state.running_mean = running_mean\n",
+            "    state.running_mean, state.m = running_mean, np.ones(3)\n",
+            ["cannot be saved and read again", "encode does not write m of State"],
+        ),
+        (
+            "    state.games += hyper.batch_size",
+            "    hyper.batch_size",
+            ["train_batch has not counted its games"],
+        ),
+        (
+            "    decay_rate: float = decay_rate\n",
+            "    decay_rate: float = decay_rate\n    beta: float = 0.1\n",
+            ["LIMITS has", "'beta'", "a hyperparameter stands in both"],
+        ),
+        (
             "    return all((squares",
             "    all((squares",
             ["RMSProp cache is negative (valid_cache)"],
@@ -269,6 +284,78 @@ def test_ten_games_without_a_point_are_told(tmp_path, monkeypatch, capsys):
     one_line(capsys.readouterr().err, "no point was scored in 12 games: there is nothing to learn")
 
 
+def test_rewards_at_other_steps_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    alive = ("rewards.append(reward)", "rewards.append(reward or -0.01)")
+    script = imported(edited(tmp_path / "slip.py", SHORTER_GAMES, alive))
+    script.H = 8
+    assert run_here(*RUN, script=script) == 0
+    one_line(capsys.readouterr().err, "100 points in 1 games, which have at most 41 each")
+
+
+def test_a_state_that_grows_beyond_a_checkpoint_is_told_before_it_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    """What was saved before can be read, and goes on."""
+    monkeypatch.chdir(tmp_path)
+    grows = (
+        ("    running_mean: float = 0.0\n", "    running_mean: float = 0.0\n    all: tuple = ()\n"),
+        (
+            "    state.running_mean = running_mean\n",
+            "    state.running_mean = running_mean\n    state.all = (*state.all, *[1.5] * 400)\n",
+        ),
+        (
+            '"running_mean": state.running_mean,\n',
+            '"running_mean": state.running_mean,\n        "all": state.all,\n',
+        ),
+        (
+            "        running_mean=running_mean,\n",
+            '        running_mean=running_mean,\n        all=tuple(rest["all"]),\n',
+        ),
+    )
+    script = imported(edited(tmp_path / "slip.py", SHORTER_GAMES, *grows))
+    script.H = 8
+    every = "--seed 3 --batch-size 1 --episodes 4 --save-every 1".split()
+    assert run_here(*every, script=script) == 2
+    one_line(capsys.readouterr().err, "State takes", "4096 is the most")
+    _, state = script.load_checkpoint("save.p")
+    assert state.games == 1 and len(state.all) == 400
+
+
+def test_of_a_recursion_without_an_end_only_the_last_calls_are_shown(tmp_path):
+    endless = "def there(x):\n    return back(x)\n\n\ndef back(x):\n    return there(x)\n\n\n"
+    changes = ("def sigmoid(x):", f"{endless}def sigmoid(x):"), ("p = sigmoid(np", "p = there(np")
+    slip = edited(tmp_path / "slip.py", SHORTER_GAMES, *changes)
+    done = run_script(*RUN, "--workers", 1, script=slip, cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) < 35
+    assert "return there(x)" in done.stderr and "RecursionError" in done.stderr
+
+
+def test_what_a_worker_prints_is_seen_where_output_is_a_file(tmp_path):
+    printing = (
+        "    points = [reward for",
+        "    print('a game of', len(rewards))\n    points = [reward for",
+    )
+    slip = edited(tmp_path / "slip.py", SHORTER_GAMES, printing)
+    env = {"PYTHONUNBUFFERED": ""}
+    done = run_script(*RUN, "--workers", 1, script=slip, cwd=tmp_path, env=env)
+    assert done.returncode == 0 and done.stdout.count("a game of 100\n") == 2, done.stdout
+
+
+def test_an_error_of_your_own_file_in_the_update_is_shown_with_its_line(
+    tmp_path, monkeypatch, capsys
+):
+    slow = (
+        "    state.running_mean = running_mean\n",
+        "    state.running_mean = running_mean\n    np.save('there/is/none.npy', model['W2'])\n",
+    )
+    slip = edited(tmp_path / "slip.py", SHORTER_GAMES, slow)
+    done = run_script(*RUN, "--workers", 1, script=slip, cwd=tmp_path)
+    assert done.returncode == 1 and files(tmp_path) == ["slip.py"]
+    assert "np.save('there/is/none.npy'" in done.stderr
+    assert done.stderr.rstrip().endswith("No such file or directory: 'there/is/none.npy'")
+
+
 def test_a_game_may_hand_more_to_its_gradient(tmp_path, monkeypatch, capsys):
     """The values of a baseline, say: what is logged stays the score."""
     monkeypatch.chdir(tmp_path)
@@ -304,15 +391,26 @@ def test_a_log_may_have_a_column_more(tmp_path, monkeypatch, capsys):
         (
             "np.dot(epdlogp, eph)}",
             "np.dot(epdlogp, eph).sum()}",
-            ["gradient of W2 of (200,), found ()"],
+            ["found a gradient of W2 of ()", "'W2': (200,)"],
         ),
         (
             'return {"W1": dW1.T,',
             'return {"W1": dW1,',
-            ["gradient of W1 of (200, 6400), found (6400, 200)"],
+            ["found a gradient of W1 of (6400, 200)", "'W1': (200, 6400)"],
         ),
-        ('return {"W1": dW1.T,', 'return {"f": lambda: 1, "W1": dW1.T,', ["lambda", "ickle"]),
+        ("np.dot(epdlogp, eph)}", "np.full(H, lambda: 1)}", ["lambda", "ickle"]),
         ("other_background) & (field != 0)).view(np.int8)", "0)).astype(np.uint8)", ["uint8"]),
+        ('return {"W1": dW1.T,', 'return {"b": 0.0, "W1": dW1.T,', ["found a gradient of b of ()"]),
+        (
+            "    return float(p), h",
+            "    return h, float(p)",
+            ["expected a probability p", "array(["],
+        ),
+        (
+            "    returns = discount_rewards(",
+            '    model["W2"] *= 0.9\n    returns = discount_rewards(',
+            ['model["W2"] *= 0.9', "read-only"],
+        ),
         ("p = sigmoid(np", "p = (np", ["policy_forward: expected a probability"]),
         ("p = sigmoid(np", "p = np.nan * sigmoid(np", ["expected a probability", "found nan"]),
         ("rewards = played[3]\n", "os._exit(0)\n", ["exited with status 0"]),

@@ -66,6 +66,11 @@ def test_resume_and_render_are_also_toggled_by_hand(tmp_path):
         [sys.executable, "-c", code], cwd=str(tmp_path), capture_output=True, text=True
     )
     assert done.stdout == "True True\n"
+    code = "import edited; edited.parse_arguments(['--cluster', 'local'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(tmp_path), capture_output=True, text=True
+    )
+    refused(done, "--render does not go with --cluster")
 
 
 def test_help_fits_a_screen_and_names_every_flag(tmp_path):

@@ -5,7 +5,7 @@ import errno
 import os
 
 import pytest
-from helpers import files, games_in, log_without_seconds, one_line
+from helpers import files, games_in, log_without_seconds, one_line, posix
 
 import pong_pg
 
@@ -94,7 +94,7 @@ def records(shrink, tmp_path):
     model, state = shrink(2, 3)
     state.games = 0
     save, log = tmp_path / "save.p", tmp_path / "log.csv"
-    records = pong_pg.Records(str(save), 1000, str(log), model, state, True, lambda text: None)
+    records = pong_pg.Records(str(save), 1000, str(log), model, state, True)
 
     def play(games):
         for _ in range(games):
@@ -118,6 +118,19 @@ def test_a_log_that_is_removed_during_the_run_begins_anew_with_its_header(record
     records.play(2)
     assert numbers(tmp_path / "old.csv") == ["episode", "0", "1"]
     assert numbers(tmp_path / "log.csv") == ["episode", "2", "3"]
+
+
+@posix
+def test_a_log_that_is_a_link_stays_one_and_what_was_there_is_kept_beside_it(records, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "log.csv").write_text("of an earlier run")
+    (tmp_path / "log.csv").symlink_to(disk / "log.csv")
+    assert pong_pg.free_name(str(tmp_path / "log.csv")) == str(disk / "log.csv.1")
+    records.play(2)
+    assert (tmp_path / "log.csv").is_symlink()
+    assert numbers(disk / "log.csv") == ["episode", "0", "1"]
+    assert (disk / "log.csv.1").read_text() == "of an earlier run"
 
 
 def test_a_log_that_was_removed_during_the_run_can_be_resumed_with(records, tmp_path):

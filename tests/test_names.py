@@ -46,6 +46,14 @@ def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path, quick):
     assert files(folder) == ["log.csv", "save.p", *others]
 
 
+def test_a_command_that_is_shown_can_be_pasted_into_a_shell():
+    name = "it's $my a&b.p"
+    shown = pong_pg.command("--save", name)
+    echo = shown.replace("python pong_pg.py", "printf '%s\\n'", 1)
+    said = subprocess.run(["sh", "-c", echo], stdout=subprocess.PIPE, text=True).stdout
+    assert said == f"--save\n{name}\n"
+
+
 @contextlib.contextmanager
 def owned(path):
     with pong_pg.owned("--save", str(path)):

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: whole batches are saved, and nothing lingers."""
 
 import contextlib
+import errno
 import itertools
 import os
 import random
@@ -170,6 +171,17 @@ def test_the_handlers_of_before_are_there_again(tiny, tmp_path):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_process_that_cannot_be_started_leaves_the_signals_as_they_were(monkeypatch):
+    def fail():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    monkeypatch.setattr(pong_pg.resource_tracker, "ensure_running", fail)
+    with pytest.raises(OSError, match="a worker process cannot be started"):
+        pong_pg.Worker(show=False)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 
 def test_a_run_in_another_thread_works_without_signals(tiny, tmp_path):

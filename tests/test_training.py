@@ -173,7 +173,7 @@ def test_hyperparameters_given_with_resume_replace_the_checkpoints(small, capsys
     said = capsys.readouterr().out
     assert "gamma 0.98 replaces the checkpoint's 0.99" in said
     assert "batch_size 1 replaces the checkpoint's 2" in said
-    assert "  with batch_size 1, learning_rate 0.001, gamma 0.98, decay_rate 0.99\n" in said
+    assert "  with batch_size 1, learning_rate 0.001, gamma 0.98, decay_rate 0.99 (only" in said
     assert "learning_rate 0.001 replaces" not in said
     _, state = load(small / "save.p")
     assert state.games == 3
