@@ -215,7 +215,7 @@ def train(args, check_signals):
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: (1 + n / SETTLE) ** -0.5)
     players = Players(min(args.workers, EMULATORS), seed)
     rng = np.random.default_rng([seed, 0, 2])
-    with pong_pg.Records(args.save, 100, args.log, model, state, True, print) as records:
+    with pong_pg.Records(args.save, 100, args.log, model, state, True) as records:
         while args.episodes is None or state.games < args.episodes:
             *steps, games = players.play(model)
             check_signals()

@@ -172,7 +172,7 @@ def main(argv=None) -> int:
     flag("--episodes", type=natural, metavar="N", help="stop after N games, in whole batches")
     flag("--seed", type=whole, metavar="N", help="the same seed gives the same run")
     for name, limits in pong_pg.LIMITS.items():
-        limited = functools.partial(pong_pg.number, *limits)
+        limited = functools.partial(pong_pg.checked_number, *limits)
         flag(f"--{name.replace('_', '-')}", type=limited, metavar="X", help="as of pong_pg.py")
     return run(parser, train, argv)
 
