@@ -212,6 +212,7 @@ def test_a_change_is_drawn_over_the_band_of_the_method_unchanged(tmp_path, monke
         for seed, end in ((1, -12), (2, -8))
     ]
     assert (first.get_title(), second.get_title()) == ("method b", "method c")
+    assert first.get_ylim()[1] > -8  # the highest line is not cut
     (band,) = second.collections
     x, y = band.get_paths()[0].vertices.T
     at_end = y[x == x.max()]

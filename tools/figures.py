@@ -177,6 +177,8 @@ def draw_changes(out, unchanged, others, runs):
     logs = [log for run in runs for log in read_run(run)]
     end = max(log["steps"][-1] for log in logs)
     x, low, _, high = spread(read_run(unchanged), "steps")
+    lines = [log["running_mean"] for log in (*logs, *read_run(others))]
+    top = max(high[x <= end].max(), *(mean.max() for mean in lines)) + 1
     for axes, run in zip(panels.flat, runs):
         axes.fill_between(x[x <= end], low[x <= end], high[x <= end], color="0.7", lw=0)
         for log in read_run(others):
@@ -184,7 +186,7 @@ def draw_changes(out, unchanged, others, runs):
         for log, (_, line, _) in zip(read_run(run), STYLES):
             axes.plot(log["steps"], log["running_mean"], ls=line, lw=1.5, color=f"#{BLUE:06x}")
         axes.set_title(textwrap.fill(run.label, 19), fontsize=10)
-        axes.set(xlim=(0, end), ylim=(-21.5, high[x <= end].max() + 1))
+        axes.set(xlim=(0, end), ylim=(-21.5, top))
         axes.tick_params(labelsize=11, labelbottom=True)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels.flat[len(runs) :]:
