@@ -134,9 +134,10 @@ def sigmoid(x):
 
 
 def init_model(rng: np.random.Generator) -> dict:
-    """Returns {"W1": (H, D), "W2": (H,)} float64, drawn with variance 1 / inputs ("Xavier" there).
+    """Returns {"W1": (H, D), "W2": (H,)} float64, drawn with variance 1 / inputs.
 
-    W1 is kept in Fortran order, so that `W1.T[pixels]` reads whole rows of memory.
+    The blog post calls that "Xavier". W1 is kept in Fortran order, so that `W1.T[pixels]` reads
+    whole rows of memory.
     """
     W1 = rng.standard_normal((H, D)) / np.sqrt(D)
     W2 = rng.standard_normal(H) / np.sqrt(H)
@@ -283,7 +284,7 @@ def play_and_learn(pong: Pong, model: dict, seed, gamma=None, on_point=None) -> 
     grad = game_gradient(model, played, gamma)
     shapes = {name: weights.shape for name, weights in model.items()}
     for name, g in grad.items():
-        if np.shape(g) != shapes.get(name, "none"):
+        if np.shape(g) != shapes.get(name):
             raise ValueError(f"found a gradient of {name} of {np.shape(g)}: the model has {shapes}")
     dW1 = grad["W1"].T
     moved = dW1.any(axis=1).nonzero()[0]
@@ -922,7 +923,7 @@ def owned(flag: str, path: str) -> Iterator[None]:
             os.close(descriptor)
         with contextlib.suppress(OSError):
             os.remove(lock)
-        if sys.platform != "win32":
+        if sys.platform != "win32":  # and here a second run could take the lock before it goes
             os.close(descriptor)
 
 
@@ -1258,8 +1259,9 @@ def run(args: argparse.Namespace, check_signals: Callable) -> None:
         raise UsageError(f"{text}: python pong_pg.py, or import pong_pg; pong_pg.main([])")
     check_guarded()
     checked_number(*NATURAL, H, "H")  # UsageError for one that is none
-    if list(LIMITS) != list(asdict(Hyperparameters())):
-        text = f"LIMITS has {list(LIMITS)}, and Hyperparameters {list(asdict(Hyperparameters()))}"
+    names = list(asdict(Hyperparameters()))
+    if list(LIMITS) != names:
+        text = f"Hyperparameters has {names}, and LIMITS has {list(LIMITS)}"
         raise UsageError(f"{text}: a hyperparameter stands in both, and in parse_arguments")
     pixels = np.empty((210, 160))[FIELD].size
     if pixels != D:
