@@ -36,6 +36,7 @@ import os
 import pickle
 import secrets
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -424,8 +425,7 @@ def make_pong(**options: Any) -> Any:
         if "unexpected keyword" in reason:
             cure = f"check the options that Pong gives: {options}"
         if "SDL" in reason:
-            screen = os.environ.get("DISPLAY")
-            cure = f"the display {screen} cannot be opened: check DISPLAY, or leave out --render"
+            cure = "the display cannot be opened: check DISPLAY, or leave out --render"
         for package in ("gym", "gymnasium", "ale_py"):
             if os.path.exists(os.path.join(sys.path[0], f"{package}.py")):
                 cure = f"{package}.py in {sys.path[0]} hides the package: rename it"
@@ -438,7 +438,8 @@ def versions() -> dict:
     found = {"pong_pg": __version__, "Python": sys.version.split()[0]}
     for package in ("numpy", "gym", "gymnasium", "ale-py"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
+            # None, where pip has left an empty folder
+            found[package] = importlib.metadata.version(package) or "unknown"
     return found
 
 
@@ -683,8 +684,11 @@ def work(pipe: Any, show: bool) -> None:
                 answer = pickle.dumps(("game", tuple(game)))
             except UsageError as error:
                 answer = pickle.dumps(("refused", str(error)))
-            except BaseException:  # of code that somebody has changed
-                answer = pickle.dumps(("failed", traceback.format_exc(limit=-10)))
+            except BaseException as error:  # of code that somebody has changed
+                text = traceback.format_exc(limit=-10)
+                if isinstance(error, MemoryError):
+                    text += "pong_pg: out of memory: try fewer --workers\n"
+                answer = pickle.dumps(("failed", text))
 
 
 # ---- checkpoint ---------------------------------------------------------------------------------
@@ -843,7 +847,7 @@ def fault(model: dict, cache: dict) -> str:
 def write_atomically(path: str, data: bytes) -> None:
     """Replaces `path` by a file with these bytes. Where it raises OSError, `path` is unchanged."""
     path = os.path.realpath(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -854,6 +858,10 @@ def write_atomically(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise OSError(f"{path} cannot be written, and is left as it was: {error}") from None
+
+
+def temporary_name(path: str) -> str:
+    return f"{path}.{os.getpid()}.tmp"
 
 
 def replace_patiently(temporary: str, path: str) -> None:
@@ -891,18 +899,18 @@ def free_name(path: str) -> str:
 @contextlib.contextmanager
 def owned(flag: str, path: str) -> Iterator[None]:
     """Locks `path`, by a file beside it. UsageError if that, or to write there, cannot be done."""
-    real = os.path.realpath(path)
-    stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
-    not_regular = os.path.exists(path) and not os.path.isfile(path)
-    if stream or not_regular or os.path.basename(path) == "":
-        raise UsageError(f"{flag} {path!r} cannot be written: expected the name of a regular file")
-    lock = f"{real}.lock"
+    where = f"expected a name in a folder that is there and where you may write: {flag} PATH"
     try:
-        check_sticky(real)
+        stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+        not_regular = os.path.exists(path) and not os.path.isfile(path)
+        if stream or not_regular or os.path.basename(path) == "":
+            text = "cannot be written: expected the name of a regular file"
+            raise UsageError(f"{flag} {path!r} {text}")
+        real = os.path.realpath(path)
+        lock = f"{real}.lock"
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
     except OSError as error:
-        cure = f"expected a name in a folder that is there and where you may write: {flag} PATH"
-        raise UsageError(f"{path} cannot be written: {error.strerror}: {cure}") from None
+        raise UsageError(f"{path} cannot be written: {error.strerror}: {where}") from None
     try:
         lock_file(descriptor, lock)
     except (BlockingIOError, FileNotFoundError):  # gone: it has just ended
@@ -913,6 +921,10 @@ def owned(flag: str, path: str) -> Iterator[None]:
         warning = f"{path} cannot be locked ({error}): do not start a second run with it"
         print(f"pong_pg: {warning}", file=sys.stderr)
     try:
+        try:
+            check_replaceable(real)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}: {where}") from None
         for left in glob.glob(f"{glob.escape(real)}.[0-9]*.tmp"):  # by a run that was killed
             if left[len(real) + 1 : -len(".tmp")].isdecimal():  # save.p.1.23.tmp is save.p.1's
                 with contextlib.suppress(OSError):  # somebody else's, in a folder like /tmp
@@ -927,13 +939,29 @@ def owned(flag: str, path: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def check_sticky(path: str) -> None:
-    """Raises PermissionError for somebody else's file in a folder like /tmp."""
-    if hasattr(os, "geteuid") and os.path.exists(path):
+def check_replaceable(path: str) -> None:
+    """Raises OSError where `write_atomically` would fail, before there is anything to lose."""
+    temporary = temporary_name(path)
+    os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666))
+    os.remove(temporary)
+    if not os.path.exists(path):
+        return
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "it is write-protected")
+    if path in mount_points():
+        raise OSError(errno.EBUSY, "it is mounted alone, and not with its folder")
+    if hasattr(os, "geteuid"):
         folder = os.stat(os.path.dirname(path))
         owners = (0, folder.st_uid, os.stat(path).st_uid)
-        if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+        if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:  # like /tmp
             raise PermissionError(errno.EPERM, "it belongs to another user")
+
+
+def mount_points() -> list:
+    """Returns where something is mounted, on Linux: a file in a container, say."""
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as mounts:
+        return [os.fsdecode(line.split()[4].replace(b"\\040", b" ")) for line in mounts]
+    return []
 
 
 def lock_file(descriptor: int, path: str) -> None:
@@ -1169,10 +1197,17 @@ def resume_run(save: str, seed: int | None, changes: dict) -> tuple[dict, State]
     return model, state
 
 
-def command(*flags: str) -> str:
-    """Returns what to type to run this script with these flags."""
+def command(*flags: str, script: str | None = None) -> str:
+    """Returns what to type in this folder to run this script, or another one, with these flags."""
+    python = "python" if shutil.which("python") == sys.executable else from_here(sys.executable)
     join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
-    return join(["python", os.path.basename(SCRIPT), *flags])
+    return join([python, from_here(script or SCRIPT), *flags])
+
+
+def from_here(path: str) -> str:
+    """Returns a shorter path, if what is at `path` is below this folder."""
+    here = os.path.join(os.getcwd(), "")
+    return path[len(here) :] if path.startswith(here) else path
 
 
 def describe(state: State) -> str:
@@ -1193,11 +1228,25 @@ def limited(least: Any, most: Any) -> dict:
     return {"type": functools.partial(checked_number, least, most), "metavar": letter}
 
 
+CPU_LIMIT = "/sys/fs/cgroup/cpu.max"  # of a container: its microseconds in a period, the period
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may use."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError), open(CPU_LIMIT, encoding="utf-8") as file:
+        quota, period = map(int, file.read().split())  # ValueError where there is no limit: "max"
+        cores = min(cores, math.ceil(quota / period))
+    return cores
+
+
 def parse_arguments(argv: list | None = None) -> argparse.Namespace:
     """Exits with one line and status 2 for flags that make no sense."""
     description = "Learn Atari Pong from pixels. Without flags, train from scratch until Ctrl-C."
     parser = Parser(usage="python pong_pg.py [flags]", description=description)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     switch: dict = {"action": "store_true"}
     path: dict = {"metavar": "PATH"}
     count = limited(*NATURAL)
@@ -1247,7 +1296,7 @@ def prepare_output() -> None:
 
 
 def output_goes_nowhere() -> int:
-    """Drops what Python would still write for a reader that has left. Returns the exit status."""
+    """Drops what Python would still write, and cannot. Returns the exit status."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
@@ -1376,6 +1425,12 @@ def main(argv: list | None = None) -> int:
         except (UsageError, CheckpointError, OSError) as error:
             if getattr(error, "filename", None) is not None:  # of a file that is none of ours
                 raise
+            number = getattr(error, "errno", None)
+            if number == errno.EINVAL and sys.platform == "win32":  # there, a broken pipe
+                return output_goes_nowhere()
+            if number == errno.ENOSPC:
+                print(f"pong_pg: the output cannot be written: {error}", file=sys.stderr)
+                return output_goes_nowhere()
             print(f"pong_pg: {error}", file=sys.stderr)
             return 1 if isinstance(error, OSError) else 2
 

@@ -1,6 +1,7 @@
 """The diffs of docs/change_it.md: each fits the script as it is, and the changed script trains."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def test_adam_is_that_of_its_paper(tmp_path):
 
 def test_the_tool_writes_a_copy_but_never_over_another(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     assert change.main(["adam"]) == 0 and change.main(["crop", "--out", "my.py"]) == 0
     said = "my.py is written. It trains with: python my.py --save my.p --log my.csv"
     assert capsys.readouterr().out.splitlines()[1] == said
@@ -414,6 +416,7 @@ def test_a_log_may_have_a_column_more(tmp_path, monkeypatch, capsys):
         ("p = sigmoid(np", "p = (np", ["policy_forward: expected a probability"]),
         ("p = sigmoid(np", "p = np.nan * sigmoid(np", ["expected a probability", "found nan"]),
         ("rewards = played[3]\n", "os._exit(0)\n", ["exited with status 0"]),
+        ("rewards = played[3]\n", "np.ones(2**50)\n", ["np.ones(2**50)", "fewer --workers"]),
         ('"frameskip": 1', '"frame_skip": 1', ["check the options", "'frame_skip': 1"]),
     ],
 )

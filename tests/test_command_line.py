@@ -1,5 +1,6 @@
 """Every flag, and for every mistake one line that says what to do."""
 
+import errno
 import os
 import re
 import shutil
@@ -288,3 +289,25 @@ def test_a_reader_who_leaves_ends_the_run_without_a_traceback(tmp_path, quick):
     )
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == ""
+
+
+def test_on_windows_a_pipe_that_was_closed_is_an_invalid_argument(monkeypatch):
+    def write_to_it(*args):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    dropped = []
+    monkeypatch.setattr(pong_pg, "run", write_to_it)
+    monkeypatch.setattr(pong_pg, "output_goes_nowhere", lambda: dropped.append(1) or 1)
+    assert pong_pg.main([]) == 1 and not dropped
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert pong_pg.main([]) == 1 and dropped
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_output_on_a_full_disk_is_not_taken_for_the_checkpoint(tmp_path, quick):
+    command = f"'{sys.executable}' '{quick}' --seed 3 --batch-size 1 > /dev/full"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=str(tmp_path), stderr=subprocess.PIPE, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    one_line(done.stderr, "the output cannot be written", os.strerror(errno.ENOSPC))

@@ -7,10 +7,12 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from helpers import (
+    ROOT,
     SMALL_MODULE,
     Run,
     failing,
@@ -200,7 +202,9 @@ def test_a_fresh_run_keeps_the_files_it_finds_under_the_next_free_names(tmp_path
     assert games_in(folder / "save.p") == 2 and len(log_without_seconds(folder / "log.csv")) == 3
 
 
-def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(short_run, tmp_path):
+def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(
+    short_run, tmp_path, monkeypatch
+):
     folder = tmp_path / "run"
     folder.mkdir()
     for name in "save.p", "log.csv":
@@ -210,12 +214,13 @@ def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(shor
     run.wait_until(run.games)
     os.kill(run.pid, signal.SIGINT)
     assert run.end() == (130, "")
-    mean = pong_pg.load_checkpoint(folder / "save.p")[1].running_mean
+    monkeypatch.chdir(folder)
+    mean = pong_pg.load_checkpoint("save.p")[1].running_mean
     for words in (
         "after the first batch save.p will be kept as save.p.1\n",
         f"it holds 6 games, running mean {mean:.2f}, seed 3\n",
-        "python pong_pg.py --resume --save save.p.1\n",  # save.p will be the new run's
-        "python pong_pg.py --evaluate 1 --render --save save.p.1\n",
+        pong_pg.command("--resume", "--save", "save.p.1") + "\n",  # save.p will be the new run's
+        pong_pg.command("--evaluate", "1", "--render", "--save", "save.p.1") + "\n",
     ):
         assert words in run.stdout
     assert files(folder) == ["log.csv", "save.p"]
@@ -223,9 +228,22 @@ def test_a_fresh_run_says_what_it_found_and_touches_nothing_before_it_saves(shor
         assert sha256(folder / name) == sha256(short_run / name)
 
 
+def test_a_command_that_is_shown_runs_in_any_folder_and_without_python_on_the_path(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for folder in ROOT, ROOT.parent, tmp_path:
+        monkeypatch.chdir(folder)
+        shown = pong_pg.command("--version")
+        assert len(shown) < len(f"{sys.executable} {ROOT}/pong_pg.py --version") or folder != ROOT
+        done = subprocess.run(["sh", "-c", shown], stdout=subprocess.PIPE, text=True, check=True)
+        assert f"pong_pg {pong_pg.__version__}, Python {sys.version.split()[0]}" in done.stdout
+
+
 def test_the_commands_that_are_shown_are_to_copy(short_run, tmp_path, monkeypatch, capsys):
     """They name this script, were it a changed one, and quote names with a space."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
     monkeypatch.setattr(pong_pg, "SCRIPT", str(tmp_path / "my pong.py"))
     shutil.copy(short_run / "save.p", "my agent.p")
     pong_pg.start_run("my agent.p", None, 1, {})

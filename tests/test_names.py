@@ -48,8 +48,8 @@ def test_a_second_run_is_refused_and_the_first_goes_on(tmp_path, quick):
 
 def test_a_command_that_is_shown_can_be_pasted_into_a_shell():
     name = "it's $my a&b.p"
-    shown = pong_pg.command("--save", name)
-    echo = shown.replace("python pong_pg.py", "printf '%s\\n'", 1)
+    script = pong_pg.command()
+    echo = pong_pg.command("--save", name).replace(script, "printf '%s\\n'", 1)
     said = subprocess.run(["sh", "-c", echo], stdout=subprocess.PIPE, text=True).stdout
     assert said == f"--save\n{name}\n"
 
@@ -219,6 +219,43 @@ def test_somebody_elses_file_in_a_folder_like_tmp_is_refused_at_the_start(as_nob
     assert files(as_nobody) == ["save.p"] and path.read_text() == "of root"
     with pong_pg.owned("--save", str(as_nobody / "mine.p")):
         pass
+
+
+def test_a_file_that_could_not_be_replaced_is_refused_before_a_game_is_played(as_nobody, capsys):
+    path = as_nobody / "save.p"
+    as_root(os.chmod, as_nobody, 0o777)
+    path.write_text("mine")
+    path.chmod(0o444)
+    assert pong_pg.main(["--episodes", "1", "--batch-size", "1", "--save", str(path)]) == 2
+    one_line(capsys.readouterr().err, "save.p cannot be written: it is write-protected", "--save")
+    long = str(as_nobody / ("n" * 249))  # with .lock it is short enough
+    assert pong_pg.main(["--episodes", "1", "--batch-size", "1", "--save", long]) == 2
+    one_line(capsys.readouterr().err, "cannot be written: File name too long")
+    assert files(as_nobody) == ["save.p"] and path.read_text() == "mine"
+
+
+def test_a_file_that_is_mounted_alone_is_refused(tmp_path, capsys):
+    """By `docker run -v $PWD/save.p:/save.p`, say: it can be written, but not replaced."""
+    path, other = tmp_path / "my save.p", tmp_path / "other.p"
+    for file in path, other:
+        file.write_text("old")
+    command = ["mount", "--bind", str(other), str(path)]
+    if not shutil.which("mount") or subprocess.run(command, stderr=subprocess.PIPE).returncode:
+        pytest.skip("no right to mount a file")
+    try:
+        assert pong_pg.main(["--episodes", "1", "--batch-size", "1", "--save", str(path)]) == 2
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+    one_line(capsys.readouterr().err, "my save.p cannot be written: it is mounted alone", "--save")
+    assert files(tmp_path) == ["my save.p", "other.p"]
+
+
+def test_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert pong_pg.main(["--episodes", "1", "--batch-size", "1"]) == 2
+    one_line(capsys.readouterr().err, "save.p cannot be written", "a folder that is there")
 
 
 def test_a_log_that_is_a_terminal_or_pipe_is_refused(tmp_path, quick):

@@ -241,6 +241,31 @@ def test_of_two_gyms_the_one_that_fits_is_taken(monkeypatch, gym, ale_py, taken)
     assert pong_pg.make_pong() == taken
 
 
+def test_a_package_that_pip_has_half_removed_is_unknown(tmp_path, monkeypatch):
+    (tmp_path / "gym-0.26.2.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert pong_pg.versions()["gym"] == "unknown"
+    assert "gym unknown" in pong_pg.in_a_line(pong_pg.versions())
+
+
+@pytest.mark.parametrize(
+    "limit, cores",
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1), ("", 8)],
+)
+def test_a_limit_of_a_container_counts_as_its_cores(limit, cores, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    monkeypatch.setattr(pong_pg, "CPU_LIMIT", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert pong_pg.parse_arguments([]).workers == cores
+
+
+def test_where_the_cores_are_not_known_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(pong_pg, "CPU_LIMIT", str(tmp_path / "none"))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert pong_pg.parse_arguments([]).workers == 1
+
+
 def test_where_no_gym_is_found_autorom_is_named_on_every_python(monkeypatch):
     for name in "gym", "gymnasium":
         monkeypatch.setitem(sys.modules, name, None)

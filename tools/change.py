@@ -10,11 +10,11 @@
 import argparse
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import pong_pg
 from pong_pg import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,8 +84,9 @@ def main(argv=None) -> int:
         print(f"change: {error}", file=sys.stderr)
         return 2
     stem = os.path.splitext(path)[0]
-    words = ["python", path, "--save", f"{stem}.p", "--log", f"{stem}.csv"]
-    print(f"{path} is written. It trains with: {subprocess.list2cmdline(words)}")
+    flags = ["--save", f"{stem}.p", "--log", f"{stem}.csv"]
+    command = pong_pg.command(*flags, script=os.path.abspath(path))
+    print(f"{path} is written. It trains with: {command}")
     return 0
 
 
