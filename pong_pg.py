@@ -375,7 +375,7 @@ class WorkerError(Exception):
 
 NATURAL, WHOLE = (1, 2**31 - 1), (0, 2**63 - 1)
 LIMITS = {  # the least and the most that a hyperparameter can be
-    "batch_size": NATURAL,
+    "batch_size": (1, 1_000_000),
     "learning_rate": (1e-100, 1e100),
     "gamma": (0.0, 1.0),
     "decay_rate": (0.0, 1 - sys.float_info.epsilon),
@@ -761,7 +761,8 @@ def load_checkpoint(path: str) -> tuple[dict, State]:
         units, rest = divmod(size, arrays // H)
         if not (whole and data[:-32].endswith(b"}\n")):  # in format 1 that is a pickle
             text = "is not a checkpoint of this version. A file of another script or of an older "
-            text += f"version is imported by: python tools/import_model.py {path} new.p"
+            text += "version is imported by: python tools/import_model.py "
+            text += f"{shlex.quote(str(path))} new.p"
         elif units != H and rest < MOST_JSON and not has_our_W1:
             text = f"has the size of {units} hidden units, and H is {H}: set H = {units}"
         else:
@@ -853,6 +854,8 @@ def write_atomically(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # there is none yet
+            shutil.copymode(path, temporary)
         replace_patiently(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -888,10 +891,13 @@ def keep(path: str) -> None:
 
 
 def free_name(path: str) -> str:
-    """Returns the first of path.1, path.2, ... that is free, beside the file if path is a link."""
+    """Returns the first of path.1, path.2, ... that is free, beside the file if path is a link.
+
+    A name that has a lock is not free: a run is about to write there.
+    """
     path = os.path.realpath(path) if os.path.islink(path) else path
     n = 1
-    while os.path.lexists(f"{path}.{n}"):
+    while os.path.lexists(f"{path}.{n}") or os.path.lexists(f"{path}.{n}.lock"):
         n += 1
     return f"{path}.{n}"
 
@@ -903,11 +909,15 @@ def owned(flag: str, path: str) -> Iterator[None]:
     try:
         stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
         not_regular = os.path.exists(path) and not os.path.isfile(path)
-        if stream or not_regular or os.path.basename(path) == "":
+        no_name = os.path.basename(path) in ("", ".", "..") or path.endswith(".lock")
+        if stream or not_regular or no_name:
             text = "cannot be written: expected the name of a regular file"
             raise UsageError(f"{flag} {path!r} {text}")
         real = os.path.realpath(path)
         lock = f"{real}.lock"
+        if os.path.exists(lock) and os.path.getsize(lock) > 0:
+            text = f"{lock} is in the way: it is none of our locks, which are empty"
+            raise UsageError(f"{text}: choose another name: {flag} PATH")
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}: {where}") from None
@@ -1109,7 +1119,8 @@ def cut_log(path: str, state: State) -> float:
             numbers = [float(text) for text in line.split(",")]
             row = dict(zip(columns, numbers))
             game = row["episode"]
-            follows = len(numbers) == len(columns) and (last is None or game == last[0] + 1)
+            follows = last is None or game == last[0] + 1
+            follows = follows and len(numbers) == len(columns) and np.isfinite(numbers).all()
         except ValueError:
             follows = False
         if line == "" or (n > len(lines) and not follows):  # a kill may have cut the last line
@@ -1119,6 +1130,9 @@ def cut_log(path: str, state: State) -> float:
             text = f"line {n}: expected {len(columns)} numbers of {wanted}, found {line!r:.60}"
             raise CheckpointError(f"{path} is not the log of this run: {text}")
         if game >= state.games:  # this and what follows is played again
+            if last is None:  # whose rows these are cannot be told
+                print(f"{path} has no game before {state.games}: it is kept as {free_name(path)}")
+                keep(path)
             break
         rows.append(line)
         last = game, row["running_mean"], row["seconds"]

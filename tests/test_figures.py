@@ -2,13 +2,14 @@
 
 import bisect
 import collections
+import shutil
 import subprocess
 import sys
 from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import ROOT, write_log
+from helpers import ROOT, one_line, write_log
 from matplotlib.artist import getp
 from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgb
@@ -528,6 +529,18 @@ def test_a_missing_package_is_named(args, module, package, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_picture_does_not_replace_what_it_shows(save, tmp_path, capsys):
+    checkpoint, log = tmp_path / "mine.png", tmp_path / "log.png"
+    shutil.copy(save, checkpoint)
+    shutil.copy(next(logs.RESULTS.glob("*.csv")), log)
+    before = {path: path.read_bytes() for path in (checkpoint, log)}
+    assert len(before) == 2
+    for words in ["weights", "--save", checkpoint], ["curve", log]:
+        assert draw(*words, "--out", words[-1]) == 2
+        one_line(capsys.readouterr().err, "is the file that is read", tool="figures")
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(save, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError("No space left on device")
@@ -535,7 +548,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(save, tmp_path, mon
     (tmp_path / "a.png").write_text("old")
     monkeypatch.setattr(figures.os, "replace", full)
     assert draw("weights", "--save", save, "--out", tmp_path / "a.png") == 1
-    assert capsys.readouterr().err == "figures: No space left on device\n"
+    one_line(capsys.readouterr().err, "a.png cannot be written", "No space left", tool="figures")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_text() == "old"
 

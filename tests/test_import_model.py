@@ -165,7 +165,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(short_run, tool, tmp_p
         (["other.p", "new.p"], 2, ["other.p", f"({half}, ", f"({2 * half}, ", f"H = {half}"]),
         (["theirs.p", "new.p", "--seed", -1], 2, ["--seed", "expected int from 0"]),
         (["theirs.p"], 2, ["OURS"]),
-        (["theirs.p", "nowhere/new.p"], 1, ["nowhere/new.p", "cannot be written"]),
+        (["theirs.p", "nowhere/new.p"], 2, ["nowhere/new.p", "cannot be written"]),
     ]:
         found, out, err = tool(*args)
         assert (found, out) == (status, "") and all(word in err for word in words), err

@@ -78,6 +78,22 @@ def test_what_is_not_the_log_of_this_run_is_refused_with_the_line(resumed, conte
         assert file.read() == before
 
 
+@pytest.mark.parametrize("rows", [ROWS, ROWS[2:]])
+def test_a_log_without_a_game_of_this_run_is_kept_and_that_is_said(resumed, rows, tmp_path, capsys):
+    """With an imported model, say, which has 0 games, or a log that begins later."""
+    content = "\n".join([pong_pg.LOG_HEADER, *rows, ""])
+    assert resumed(content, games=0) == (pong_pg.LOG_HEADER + "\n", 0.0)
+    (kept,) = tmp_path.rglob("log.csv.1")
+    assert kept.read_text() == content
+    assert "log.csv has no game before 0: it is kept as" in capsys.readouterr().out
+
+
+def test_a_row_that_is_no_number_is_refused(resumed):
+    for word in "nan", "inf", "-inf":
+        with pytest.raises(pong_pg.CheckpointError, match="line 5: expected 5 numbers of game 3"):
+            resumed(WHOLE.replace(ROWS[3], ROWS[3].replace("1000", word)))
+
+
 def test_another_runs_log_is_refused(resumed):
     """Of as many games, whose numbers are well-formed: the running mean tells."""
     other = WHOLE.replace("-17.5,", "-17.25,")

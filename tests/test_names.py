@@ -250,6 +250,35 @@ def test_a_file_that_is_mounted_alone_is_refused(tmp_path, capsys):
     assert files(tmp_path) == ["my save.p", "other.p"]
 
 
+def test_a_lock_that_is_none_of_ours_is_refused_and_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poetry.lock").write_text("precious")
+    run = ["--episodes", "1", "--batch-size", "1"]
+    assert pong_pg.main([*run, "--save", "poetry"]) == 2
+    one_line(capsys.readouterr().err, "poetry.lock is in the way", "--save PATH")
+    for name in "save.p.lock", "..", "nowhere/..":
+        assert pong_pg.main([*run, "--save", "s.p", "--log", name]) == 2
+        one_line(capsys.readouterr().err, "expected the name of a regular file")
+    assert files(tmp_path) == ["poetry.lock"]
+    assert (tmp_path / "poetry.lock").read_text() == "precious"
+
+
+def test_what_is_kept_does_not_take_the_name_that_a_run_is_about_to_write(tmp_path):
+    path = tmp_path / "save.p"
+    path.write_text("old")
+    with pong_pg.owned("--save", f"{path}.1"):
+        pong_pg.keep(str(path))
+    assert files(tmp_path) == ["save.p", "save.p.2"]
+
+
+def test_a_private_file_stays_private(tmp_path):
+    path = tmp_path / "save.p"
+    path.write_text("old")
+    path.chmod(0o600)
+    pong_pg.write_atomically(str(path), b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_bytes() == b"new"
+
+
 def test_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -159,7 +159,7 @@ def verbatim(text):
 def save_figure(out, figure):
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    write(out, picture.getvalue())
+    pong_pg.write_atomically(out, picture.getvalue())
 
 
 def draw_changes(out, unchanged, others, runs):
@@ -272,7 +272,7 @@ def draw_weights(args):
         page[y : y + 80 * SCALE, x : x + 80 * SCALE] = unit_image(model["W1"][unit])
     picture = io.BytesIO()
     image.fromarray(page).save(picture, "PNG")
-    write(args.out, picture.getvalue())
+    pong_pg.write_atomically(args.out, picture.getvalue())
     print(f"{args.out}: hidden units {' '.join(map(str, units))}")
 
 
@@ -363,7 +363,7 @@ def draw_game(args):
         write_video(encoder, args.out, pictures, np.diff(frames), pong.palette)
     else:
         durations = np.diff(np.rint(frames / 0.6)) * 10
-        write(args.out, animate(pictures, durations, pong.palette))
+        pong_pg.write_atomically(args.out, animate(pictures, durations, pong.palette))
     last, size = args.first + len(scores) - 1, os.path.getsize(args.out)
     seconds = f"{frames[-1] / 60:.1f} seconds of play"
     print(f"{args.out}: steps {args.first} to {last}, {seconds}, {size:,} bytes")
@@ -413,7 +413,7 @@ def animate(pictures, durations, colours) -> bytes:
 
 def write_video(encoder, path, pictures, frames, colours):
     """An .mp4 of 60 pictures a second, in which each picture stays its number of `frames`."""
-    part, palette = f"{path}.tmp.mp4", palette_of(colours)
+    part, palette = f"{path}.{os.getpid()}.tmp.mp4", palette_of(colours)
     options = {"fps": 60, "macro_block_size": 4, "quality": 8}
     sent = 0
     try:
@@ -471,16 +471,6 @@ def rgb(colour: int) -> np.ndarray:
 
 def enlarge(pixels: np.ndarray, times: int) -> np.ndarray:
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def write(path, data: bytes):
-    """Writes a file whole or not at all. Raises OSError."""
-    try:
-        Path(f"{path}.tmp").write_bytes(data)
-        os.replace(f"{path}.tmp", path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(f"{path}.tmp")
 
 
 # ---- command line -------------------------------------------------------------------------------
@@ -557,6 +547,7 @@ def main(argv=None) -> int:
     try:
         if args.kinds:
             check_out(args.out, args.kinds)
+            check_not_read(args)
         args.draw(args)
         return 0
     except BrokenPipeError:
@@ -574,6 +565,15 @@ def check_out(path, kinds):
     if not path.endswith(kinds) or os.path.isdir(path) or not os.path.isdir(folder):
         expected = f"expected a {' or '.join(kinds)} in a folder that is there"
         raise UsageError(f"--out {path}: {expected}")
+
+
+def check_not_read(args):
+    """Raises UsageError where the picture would replace the log or checkpoint that it shows."""
+    read = [getattr(args, "save", None) or ""]
+    for log in getattr(args, "logs", []):
+        read += [log, *log.split(",")]
+    if os.path.realpath(args.out) in map(os.path.realpath, filter(None, read)):
+        raise UsageError(f"--out {args.out} is the file that is read: choose another name")
 
 
 if __name__ == "__main__":

@@ -422,7 +422,8 @@ def main(argv=None) -> int:
             what = f"{state.games} games, running mean {state.running_mean:.2f}, seed {state.seed}"
         else:
             state = pong_pg.State(args.seed or 0, pong_pg.init_cache(model))
-        pong_pg.save_checkpoint(args.ours, model, state)
+        with pong_pg.owned("OURS", args.ours):
+            pong_pg.save_checkpoint(args.ours, model, state)
     except (UsageError, CheckpointError, OSError) as error:
         print(f"import_model: {error}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
