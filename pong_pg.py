@@ -437,8 +437,8 @@ def versions() -> dict:
     """Returns {name: version} of what a bug report needs to name, as far as it is installed."""
     found = {"pong_pg": __version__, "Python": sys.version.split()[0]}
     for package in ("numpy", "gym", "gymnasium", "ale-py"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            # None, where pip has left an empty folder
+        # where pip has left an empty folder it is None, or else these other errors
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, KeyError):
             found[package] = importlib.metadata.version(package) or "unknown"
     return found
 

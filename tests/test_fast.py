@@ -67,7 +67,7 @@ def test_the_commands_are_run_one_after_the_other(ran, capsys):
     ]
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("recipe for 2 cores, 0 games played: some 36 minutes to an even")
-    assert said[1:] == [f"python pong_pg.py {shlex.join(command)}" for command in ran]
+    assert said[1:] == [pong_pg.command(*command) for command in ran]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_command_that_fails_or_is_stopped_is_the_last(ran, monkeypatch):
 
 def test_a_dry_run_runs_nothing(ran, capsys):
     assert call("--cores", 8, "--dry-run") == 0 and ran == []
-    assert capsys.readouterr().out.count("python pong_pg.py ") == len(fast.RECIPES[8])
+    assert capsys.readouterr().out.count("pong_pg.py ") == len(fast.RECIPES[8])
 
 
 def test_a_recipe_that_serves_other_cores_too_was_measured_for_them():
