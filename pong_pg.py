@@ -437,7 +437,7 @@ def versions() -> dict:
     """Returns {name: version} of what a bug report needs to name, as far as it is installed."""
     found = {"pong_pg": __version__, "Python": sys.version.split()[0]}
     for package in ("numpy", "gym", "gymnasium", "ale-py"):
-        # where pip has left an empty folder it is None, or else these other errors
+        # a folder that pip has left empty gives None, or one of the other errors
         with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, KeyError):
             found[package] = importlib.metadata.version(package) or "unknown"
     return found
@@ -905,22 +905,14 @@ def free_name(path: str) -> str:
 @contextlib.contextmanager
 def owned(flag: str, path: str) -> Iterator[None]:
     """Locks `path`, by a file beside it. UsageError if that, or to write there, cannot be done."""
-    where = f"expected a name in a folder that is there and where you may write: {flag} PATH"
-    try:
-        stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
-        not_regular = os.path.exists(path) and not os.path.isfile(path)
-        no_name = os.path.basename(path) in ("", ".", "..") or path.endswith(".lock")
-        if stream or not_regular or no_name:
-            text = "cannot be written: expected the name of a regular file"
-            raise UsageError(f"{flag} {path!r} {text}")
+    with refused_if_not_writable(flag, path):
+        check_name(flag, path)
         real = os.path.realpath(path)
         lock = f"{real}.lock"
         if os.path.exists(lock) and os.path.getsize(lock) > 0:
             text = f"{lock} is in the way: it is none of our locks, which are empty"
             raise UsageError(f"{text}: choose another name: {flag} PATH")
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}: {where}") from None
     try:
         lock_file(descriptor, lock)
     except (BlockingIOError, FileNotFoundError):  # gone: it has just ended
@@ -931,10 +923,8 @@ def owned(flag: str, path: str) -> Iterator[None]:
         warning = f"{path} cannot be locked ({error}): do not start a second run with it"
         print(f"pong_pg: {warning}", file=sys.stderr)
     try:
-        try:
+        with refused_if_not_writable(flag, path):
             check_replaceable(real)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}: {where}") from None
         for left in glob.glob(f"{glob.escape(real)}.[0-9]*.tmp"):  # by a run that was killed
             if left[len(real) + 1 : -len(".tmp")].isdecimal():  # save.p.1.23.tmp is save.p.1's
                 with contextlib.suppress(OSError):  # somebody else's, in a folder like /tmp
@@ -947,6 +937,25 @@ def owned(flag: str, path: str) -> Iterator[None]:
             os.remove(lock)
         if sys.platform != "win32":  # and here a second run could take the lock before it goes
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def refused_if_not_writable(flag: str, path: str) -> Iterator[None]:
+    """Raises UsageError for an OSError."""
+    try:
+        yield
+    except OSError as error:
+        cure = f"expected a name in a folder that is there and where you may write: {flag} PATH"
+        raise UsageError(f"{path} cannot be written: {error.strerror}: {cure}") from None
+
+
+def check_name(flag: str, path: str) -> None:
+    """Raises UsageError for what cannot be the name of a regular file of a run."""
+    stream = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    not_regular = os.path.exists(path) and not os.path.isfile(path)
+    no_name = os.path.basename(path) in ("", ".", "..") or path.endswith(".lock")
+    if stream or not_regular or no_name:
+        raise UsageError(f"{flag} {path!r} cannot be written: expected the name of a regular file")
 
 
 def check_replaceable(path: str) -> None:

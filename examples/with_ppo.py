@@ -12,7 +12,7 @@ times. The games go on across updates.
 
 Game k has the chance of pong_pg.py's game k, and emulator e plays games e, e + 8, e + 16 and so on:
 one seed gives one run, for any number of workers, as long as processor and libraries stay the same.
-A stopped run cannot be resumed, for save.p has no room for the value head and Adam's averages.
+A stopped run cannot be resumed: its checkpoint has no room for the value head and Adam's averages.
 """
 
 import argparse
