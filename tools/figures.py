@@ -186,7 +186,7 @@ def draw_changes(out, unchanged, others, runs):
         for log, (_, line, _) in zip(read_run(run), STYLES):
             axes.plot(log["steps"], log["running_mean"], ls=line, lw=1.5, color=f"#{BLUE:06x}")
         axes.set_title(textwrap.fill(run.label, 19), fontsize=10)
-        axes.set(xlim=(0, end), ylim=(-21.5, top))
+        axes.set(xlim=(0, end), ylim=(-21.5, top), yticks=np.arange(-20, top, 5))
         axes.tick_params(labelsize=11, labelbottom=True)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels.flat[len(runs) :]:
