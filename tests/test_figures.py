@@ -182,8 +182,8 @@ def test_the_pictures_of_the_results_have_words_and_no_file_names(tmp_path, monk
     kept, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda it, *a, **k: (kept.append(it), save(it, *a, **k)))
     assert draw("pictures", "--out", tmp_path) == 0
-    names = {"how-long.png", "agent.png", "blog-rate.png", "algorithms.png", "changes.png"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+    names = "agent algorithms blog-rate changes grey how-long"
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names.split()
     for figure in kept:
         words = [text.get_text() for text in figure.findobj(Text)]
         assert figure.texts[0].get_text() and not [word for word in words if ".csv" in word]
@@ -199,6 +199,8 @@ def test_a_change_is_drawn_over_the_band_of_the_method_unchanged(tmp_path, monke
         name: make_log(tmp_path / f"{name}.csv", np.linspace(-20, end, 40), 9)
         for name, end in means.items()
     }
+    longer = np.append(np.linspace(-20, -17, 40), np.linspace(-17, 5, 20))
+    make_log(tmp_path / "c-seed-1.csv", longer, 9)
     unchanged, changed, other, control = (
         logs.Run(f"method {label}", tuple(sorted(tmp_path.glob(f"{label}-*.csv"))), batch=2)
         for label in "abcd"
@@ -213,7 +215,8 @@ def test_a_change_is_drawn_over_the_band_of_the_method_unchanged(tmp_path, monke
         for seed, end in ((1, -12), (2, -8))
     ]
     assert (first.get_title(), second.get_title()) == ("method b", "method c")
-    assert first.get_ylim()[1] > -8  # the highest line is not cut
+    assert -8 < first.get_ylim()[1] < 0  # the highest line is not cut, as far as it is shown
+    assert second.get_xlim() == (0, made["b-seed-1"]["steps"][-1])  # which all of them reach
     (band,) = second.collections
     x, y = band.get_paths()[0].vertices.T
     at_end = y[x == x.max()]

@@ -134,16 +134,15 @@ def test_a_change_is_bold_where_all_its_seeds_are_outside_the_range(tmp_path):
     better = run("better", [[-20, -18, -8, -8, 0], [-19, -19, -6, -8]])
     worse = run("worse", [[-20, -20, -14, -12, -3, -5]])
     assert tables.changes_table([unchanged], [better, worse]).splitlines()[2:] == [
-        "| the method unchanged, seeds 0 and 1 | -20.0 to -19.0 | -10.0 to -9.0 | -4.0 to -3.0 |",
-        "| better, seeds 0 and 1 | -19.0 | **-7.5** | – |",
-        "| worse, seed 0 | -20.0 | **-13.0** | -4.0 |",
+        "| the method unchanged, seeds 0 and 1 | -20.0 to -19.0 | -10.0 to -9.0 |",
+        "| better, seeds 0 and 1 | -19.0 | **-7.5** |",
+        "| worse, seed 0 | -20.0 | **-13.0** |",
     ]
     shorter = run("shorter", [[-21, -21, -14, -12]])
     assert tables.changes_table([unchanged, shorter], [better, worse]).splitlines()[2:] == [
-        "| the method unchanged, seeds 0 and 1, seed 0 "
-        "| -21.0 to -19.0 | -13.0 to -9.0 | -4.0 to -3.0 |",
-        "| better, seeds 0 and 1 | -19.0 | **-7.5** | – |",
-        "| worse, seed 0 | -20.0 | -13.0 | -4.0 |",
+        "| the method unchanged, seeds 0 and 1, seed 0 | -21.0 to -19.0 | -13.0 to -9.0 |",
+        "| better, seeds 0 and 1 | -19.0 | **-7.5** |",
+        "| worse, seed 0 | -20.0 | -13.0 |",
     ]
 
 

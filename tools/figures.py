@@ -35,6 +35,7 @@ from tools.fast import measured
 from tools.logs import (
     AGENT,
     BLOG_RATE,
+    GREY,
     NAME,
     PPO,
     RESULTS,
@@ -165,7 +166,7 @@ def save_figure(out, figure):
 def draw_changes(out, unchanged, others, runs):
     """Draws each changed method's running mean, a line a seed, over the unchanged one's.
 
-    Of that `unchanged` is a band and `others` are lines.
+    Of that `unchanged` is a band and `others` are lines. It ends with the shortest log of a change.
     """
     mpl = need("matplotlib", "matplotlib.figure")
     rows = -(-len(runs) // 4)
@@ -175,9 +176,9 @@ def draw_changes(out, unchanged, others, runs):
     )
     panels = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
     logs = [log for run in runs for log in read_run(run)]
-    end = max(log["steps"][-1] for log in logs)
+    end = min(log["steps"][-1] for log in logs)
     x, low, _, high = spread(read_run(unchanged), "steps")
-    lines = [log["running_mean"] for log in (*logs, *read_run(others))]
+    lines = [log["running_mean"][log["steps"] <= end] for log in (*logs, *read_run(others))]
     top = max(high[x <= end].max(), *(mean.max() for mean in lines)) + 1
     for axes, run in zip(panels.flat, runs):
         axes.fill_between(x[x <= end], low[x <= end], high[x <= end], color="0.7", lw=0)
@@ -199,7 +200,8 @@ def draw_changes(out, unchanged, others, runs):
 def draw_pictures(args):
     """The curves in results/, with titles that say what the logs say."""
     folder, fast = Path(args.out), measured()
-    curves = {run: (tables.title(run), read_run(run)) for run in (BLOG_RATE, AGENT, PPO, *fast)}
+    runs = BLOG_RATE, AGENT, GREY, PPO, *fast
+    curves = {run: (tables.title(run), read_run(run)) for run in runs}
 
     def median(run, unit, score=0):
         return np.median([tables.reached(log, score, unit) for log in curves[run][1]])
@@ -225,6 +227,12 @@ def draw_pictures(args):
     draw_panels(folder / "blog-rate.png", shown, ["games", "steps"], title, ends)
 
     draw_changes(folder / "changes.png", fast[0], control(), changes())
+
+    grey = curves[GREY][1][0]
+    title = f"One seed with grey frames: even after {median(GREY, 'steps'):.0f} million steps, "
+    title += f"{grey['running_mean'][-1]:+.1f} after {grey['steps'][-1]:.0f}"
+    shown = [curves[GREY], curves[fast[0]], curves[AGENT]]
+    draw_panels(folder / "grey.png", shown, ["steps"], title, [grey["steps"][-1]])
 
     title = f"PPO reaches an even score in {median(PPO, 'steps'):.0f} million steps, "
     title += f"REINFORCE in {median(fast[0], 'steps'):.0f}"

@@ -40,6 +40,7 @@ class Run(NamedTuple):
 
 BLOG_RATE = Run("blog post's learning rate", (RESULTS / "blog-rate-seed-1.csv",))
 AGENT = Run("the agent that ships", (RESULTS / "agent.csv",))
+GREY = Run("grey frames of the whole screen", (RESULTS / "change-grey-seed-10.csv",), batch=2)
 PPO_LOGS = tuple(RESULTS / f"ppo-seed-{seed}.csv" for seed in (1, 2, 3))
 PPO = Run("PPO", PPO_LOGS, batch=None, speed=PPO_SPEED)
 

@@ -91,9 +91,12 @@ def algorithms_table() -> str:
 
 
 def changes_table(unchanged=None, runs=None) -> str:
-    """Mean score in each million steps; bold where no seed is within the unchanged method's."""
+    """Mean score in each million steps; bold where no seed is within the unchanged method's.
+
+    It ends with the shortest log of a change.
+    """
     runs = runs or changes()
-    most = max(len(by_million(log)) for run in runs for log in read_once(run))
+    most = min(len(by_million(log)) for run in runs for log in read_once(run))
     unchanged = unchanged or [recipes()[0], control()]
     scores = [by_million(log)[:most] for run in unchanged for log in read_once(run)]
     columns = [[s for s in column if s is not None] for column in zip_longest(*scores)]
@@ -107,7 +110,7 @@ def changes_table(unchanged=None, runs=None) -> str:
             lowest, highest = (round(score, 1) for score in (min(found), max(found)))
             outside = highest < round(low, 1) or lowest > round(high, 1)  # as they are printed
             row.append(f"**{np.mean(found):.1f}**" if outside else f"{np.mean(found):.1f}")
-        rows.append(row + ["–"] * (most + 1 - len(row)))
+        rows.append(row)
     return markdown(["mean score by million steps", *map(str, range(1, most + 1))], rows)
 
 
